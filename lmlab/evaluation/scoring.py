@@ -1,0 +1,32 @@
+"""What a model assigns to every target of a text: the one place that evaluators get their nats from."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from lmlab.kernels.elementwise import softmax_cross_entropy
+from lmlab.models.hierarchy import uncapped
+
+
+class Scores(NamedTuple):
+    """Of one batch, as NumPy arrays."""
+
+    nats_BL: np.ndarray  # float32, -log p of each target, 0 where the weight is 0
+    starts: tuple  # per stage, bool [B, L]: a chunk starts at this input position
+
+
+@partial(jax.jit, static_argnums=0)
+def _forward(model, params, batch):
+    output = model.apply(params, batch["tokens"], batch["segment_ids"])
+    nats_BL = softmax_cross_entropy(output.logits, batch["targets"]) * batch["weights"]
+    return nats_BL, tuple(s.start_BL for s in output.stages), sum((s.overflow for s in output.stages), 0)
+
+
+def score(model, params, batch):
+    """Scores of one batch. Nothing is lost to the capacity: a batch that overflows is run again without one."""
+    nats_BL, starts, overflow = _forward(model, params, batch)
+    if int(overflow):
+        nats_BL, starts, _ = _forward(uncapped(model), params, batch)
+    return Scores(np.asarray(nats_BL), tuple(np.asarray(s) for s in starts))

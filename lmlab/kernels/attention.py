@@ -1,0 +1,101 @@
+"""Causal attention with windows and packed documents: a plain reference, causal blocks for CPUs, and the
+library's kernels elsewhere."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+BLOCK = 128  # queries at a time: a [128, keys] tile of scores stays in cache
+MASKED = -1e30  # finite, so that a row with nothing to see (padding) stays finite
+
+
+def _visible(q_position, k_position, q_segment, k_segment, window):
+    """Which keys each query sees: [B or 1, q, k] bool."""
+    seen = k_position <= q_position[:, None]
+    if window is not None:
+        seen &= k_position > q_position[:, None] - window
+    seen = seen[None]
+    if q_segment is not None:
+        seen = seen & (q_segment[:, :, None] == k_segment[:, None, :])
+    return seen
+
+
+def attention_reference(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL=None, window=None):
+    """softmax(q k^T / sqrt(K)) v over the keys at or before each query, in its segment, within `window` keys
+    (itself included; None: all). [B, L, H, K] -> [B, L, H, K], softmax in float32."""
+    position = jnp.arange(q_BLHK.shape[1])
+    scores = jnp.einsum("blhk,bmhk->bhlm", q_BLHK, k_BLHK).astype(jnp.float32) * q_BLHK.shape[-1] ** -0.5
+    seen = _visible(position, position, segment_ids_BL, segment_ids_BL, window)
+    p = jax.nn.softmax(jnp.where(seen[:, None], scores, MASKED), axis=-1)
+    return jnp.einsum("bhlm,bmhk->blhk", p.astype(v_BLHK.dtype), v_BLHK)
+
+
+def _blocks(length, window):
+    """(query slice, key slice) of each block of queries: the keys that its mask can show."""
+    for start in range(0, length, BLOCK):
+        stop = min(start + BLOCK, length)
+        first = 0 if window is None else max(0, start - window + 1)
+        yield slice(start, stop), slice(first, stop)
+
+
+def _block_mask(qs, ks, segment_ids_BL, window):
+    q_position, k_position = jnp.arange(qs.start, qs.stop), jnp.arange(ks.start, ks.stop)
+    segments = (None, None) if segment_ids_BL is None else (segment_ids_BL[:, qs], segment_ids_BL[:, ks])
+    return _visible(q_position, k_position, *segments, window)[:, None]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def blocked_attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window):
+    """`attention_reference` block by block of queries, skipping what is masked; the backward pass recomputes
+    each tile of probabilities from its saved log-sum-exp (Dao et al. 2022)."""
+    return _blocked_fwd(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window)[0]
+
+
+def _blocked_fwd(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window):
+    scale = q_BLHK.shape[-1] ** -0.5
+    q, k, v = [jnp.swapaxes(x, 1, 2) for x in (q_BLHK * scale, k_BLHK, v_BLHK)]
+    outputs, lses = [], []
+    for qs, ks in _blocks(q.shape[2], window):
+        s = jnp.einsum("bhqk,bhmk->bhqm", q[:, :, qs], k[:, :, ks], preferred_element_type=jnp.float32)
+        s = jnp.where(_block_mask(qs, ks, segment_ids_BL, window), s, MASKED)
+        top = jnp.max(s, axis=-1, keepdims=True)
+        p = jnp.exp(s - top)
+        total = jnp.sum(p, axis=-1, keepdims=True)
+        outputs.append(jnp.einsum("bhqm,bhmk->bhqk", p.astype(v.dtype), v[:, :, ks]) / total.astype(v.dtype))
+        lses.append(top + jnp.log(total))
+    o = jnp.concatenate(outputs, axis=2)
+    return jnp.swapaxes(o, 1, 2), (q, k, v, o, lses, segment_ids_BL)
+
+
+def _blocked_bwd(window, residuals, g_BLHK):
+    q, k, v, o, lses, segment_ids_BL = residuals
+    g = jnp.swapaxes(g_BLHK, 1, 2)
+    delta = jnp.sum((g * o).astype(jnp.float32), axis=-1, keepdims=True)
+    dq, dk, dv = [], jnp.zeros_like(k, jnp.float32), jnp.zeros_like(v, jnp.float32)
+    for (qs, ks), lse in zip(_blocks(q.shape[2], window), lses, strict=True):
+        s = jnp.einsum("bhqk,bhmk->bhqm", q[:, :, qs], k[:, :, ks], preferred_element_type=jnp.float32)
+        p = jnp.exp(jnp.where(_block_mask(qs, ks, segment_ids_BL, window), s, MASKED) - lse)
+        dp = jnp.einsum("bhqk,bhmk->bhqm", g[:, :, qs], v[:, :, ks], preferred_element_type=jnp.float32)
+        ds = (p * (dp - delta[:, :, qs])).astype(q.dtype)
+        dv = dv.at[:, :, ks].add(jnp.einsum("bhqm,bhqk->bhmk", p.astype(g.dtype), g[:, :, qs]))
+        dk = dk.at[:, :, ks].add(jnp.einsum("bhqm,bhqk->bhmk", ds, q[:, :, qs]))
+        dq.append(jnp.einsum("bhqm,bhmk->bhqk", ds, k[:, :, ks]))
+    dq = jnp.concatenate(dq, axis=2) * q.shape[-1] ** -0.5
+    return (*[jnp.swapaxes(x, 1, 2).astype(q.dtype) for x in (dq, dk, dv)], None)
+
+
+blocked_attention.defvjp(_blocked_fwd, _blocked_bwd)
+
+
+def attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL=None, window=None):
+    """`attention_reference`, fast on the platform that it is compiled for."""
+    return blocked_attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window)
+
+
+def attention_step(q_BHK, k_BSHK, v_BSHK, valid_BS):
+    """One query per row against its cache: [B, H, K]; `valid_BS` marks filled slots."""
+    scores = jnp.einsum("bhk,bshk->bhs", q_BHK, k_BSHK.astype(q_BHK.dtype)).astype(jnp.float32)
+    scores = jnp.where(valid_BS[:, None], scores * q_BHK.shape[-1] ** -0.5, MASKED)
+    p_BHS = jax.nn.softmax(scores, axis=-1).astype(v_BSHK.dtype)
+    return jnp.einsum("bhs,bshk->bhk", p_BHS, v_BSHK).astype(q_BHK.dtype)

@@ -1,0 +1,61 @@
+"""Small functions that XLA's CPU back end would otherwise compile badly, each beside its plain form."""
+
+import jax
+import jax.numpy as jnp
+
+
+def rms_norm(x, scale, eps):
+    """x / sqrt(mean(x^2) + eps) * scale over the last axis."""
+    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps) * scale
+
+
+def softmax_cross_entropy_reference(logits_BLV, targets_BL):
+    """-log softmax(logits)[target], nats per position, [B, L] float32."""
+    log_p = jax.nn.log_softmax(logits_BLV.astype(jnp.float32))
+    return -jnp.take_along_axis(log_p, targets_BL[..., None], axis=-1)[..., 0]
+
+
+@jax.custom_vjp
+def softmax_cross_entropy(logits_BLV, targets_BL):
+    """`softmax_cross_entropy_reference` with gradient softmax - onehot in one pass, no scatter."""
+    return _xent_fwd(logits_BLV, targets_BL)[0]
+
+
+def _xent_fwd(logits_BLV, targets_BL):
+    logits_BLV = logits_BLV.astype(jnp.float32)
+    lse_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
+    picked_BL = jnp.take_along_axis(logits_BLV, targets_BL[..., None], axis=-1)[..., 0]
+    return lse_BL - picked_BL, (logits_BLV, lse_BL, targets_BL)
+
+
+def _xent_bwd(residuals, g_BL):
+    logits_BLV, lse_BL, targets_BL = residuals
+    p_BLV = jnp.exp(logits_BLV - lse_BL[..., None])
+    onehot_BLV = targets_BL[..., None] == jnp.arange(logits_BLV.shape[-1])
+    return (p_BLV - onehot_BLV) * g_BL[..., None], None
+
+
+softmax_cross_entropy.defvjp(_xent_fwd, _xent_bwd)
+
+
+@jax.custom_vjp
+def embed(table_VD, tokens_BL):
+    """Rows of the table. The gradient of a small vocabulary is a one-hot matrix product, of a large one a scatter."""
+    return table_VD[tokens_BL]
+
+
+def _embed_fwd(table_VD, tokens_BL):
+    return table_VD[tokens_BL], (tokens_BL, table_VD)
+
+
+def _embed_bwd(residuals, g_BLD):
+    tokens_BL, table_VD = residuals
+    V, D = table_VD.shape
+    tokens, g = tokens_BL.reshape(-1), g_BLD.reshape(-1, D)
+    if V <= 1024:
+        onehot = jax.nn.one_hot(tokens, V, dtype=g.dtype)
+        return (onehot.T @ g).astype(table_VD.dtype), None
+    return jnp.zeros((V, D), jnp.float32).at[tokens].add(g.astype(jnp.float32)).astype(table_VD.dtype), None
+
+
+embed.defvjp(_embed_fwd, _embed_bwd)

@@ -1,0 +1,68 @@
+"""Whole backbones from a few numbers, as the papers write them down."""
+
+from lmlab.errors import UserError
+from lmlab.models.chunkers import LearnedChunker
+from lmlab.models.hierarchy import Hierarchy
+from lmlab.models.stack import Stack, height
+from lmlab.models.unpool import Smooth
+
+
+def mlp_width(d_model):
+    """SwiGLU width of 8/3 d, rounded up to a multiple of 128."""
+    return -(-8 * d_model // (3 * 128)) * 128
+
+
+def transformer(layers, d_model, d_ff=None, n_heads=16, window=None, letter="T"):
+    """Decoder-only stack of `layers` blocks; rotary on half of each head, as in H-Net's configurations."""
+    return Stack(
+        f"{letter}{layers}",
+        d_model,
+        d_ff or mlp_width(d_model),
+        n_heads=n_heads,
+        rotary_dim=d_model // n_heads // 2,
+        window=window,
+    )
+
+
+def hierarchy(
+    layout,
+    d_model,
+    d_ff,
+    n_heads=16,
+    window=1024,
+    d_state=128,
+    target=6.0,
+    capacity=None,
+    chunker=LearnedChunker,
+    unpool=Smooth,
+):
+    """H-Net's nested layout, [encoder, inner, decoder] down to [main], to a `Hierarchy`.
+
+    `d_model`, `d_ff`: one per stage, from the outside in. `n_heads`, `window`, `target`, `capacity`: one for all
+    stages, or one per stage. `window` keys are seen by the attention of outer stages; the innermost sees all.
+    `chunker`: (width, target) -> chunker.
+    """
+    stages = len(d_model)
+    n_heads, window, target, capacity = [
+        tuple(v) if isinstance(v, (tuple, list)) else (v,) * stages for v in (n_heads, window, target, capacity)
+    ]
+
+    def build(layout, s, outer):
+        heads, width = n_heads[s], d_model[s]
+        attention = dict(n_heads=heads, rotary_dim=width // heads // 2, d_state=d_state)
+        if len(layout) == 1:
+            return Stack(layout[0], width, d_ff[s], depth=outer + height(layout[0]), **attention)
+        if len(layout) != 3 or s + 1 >= stages:
+            raise UserError(f"Layout {layout!r} does not nest as [encoder, [inner], decoder] over {stages} widths.")
+        depth = outer + height(layout[0]) + height(layout[2])
+        outside = [Stack(layout[i], width, d_ff[s], window=window[s], depth=depth, **attention) for i in (0, 2)]
+        return Hierarchy(
+            encoder=outside[0],
+            chunker=chunker(width, target[s]),
+            inner=build(layout[1], s + 1, depth),
+            unpool=unpool(width),
+            decoder=outside[1],
+            capacity=capacity[s],
+        )
+
+    return build(layout, 0, 0)

@@ -1,0 +1,176 @@
+"""Where chunks start: learned routing (H-Net), fixed stride, and white space (SpaceByte).
+
+A chunker maps hidden states and bytes to `Routing`. The first position of every segment starts a chunk.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lmlab.models.attention import shift_right
+from lmlab.models.layers import parameter
+
+
+class Routing(NamedTuple):
+    """One decision per position."""
+
+    start_BL: jax.Array  # bool: a chunk starts here (never in padding)
+    probability_BL: jax.Array  # float32: p_t; 0 or 1 for rules
+    auxiliary: jax.Array  # float32 scalar, weighted, to add to the loss per target
+
+
+def segment_starts(segment_ids_BL):
+    """First position of every document in a packed row; False in padding."""
+    return (segment_ids_BL != shift_right(segment_ids_BL, 0)) & (segment_ids_BL > 0)
+
+
+def _identity(key, shape, dtype):
+    return jnp.eye(shape[0], dtype=dtype)
+
+
+class LearnedChunker(nn.Module):
+    """H-Net's routing module (arXiv 2507.07955, eq. 4) with its ratio loss (eq. 10).
+
+    p_t = (1 - cos(W_q h_{t-1}, W_k h_t)) / 2; a chunk starts where p_t > 1/2. The time indices are those of the
+    released code (the paper prints q_t and k_{t-1}); both projections start as the identity.
+    `target` N: desired bytes (or inner chunks) per chunk. `ratio_weight` is the paper's alpha.
+    """
+
+    d_model: int
+    target: float = 6.0
+    ratio_weight: float = 0.03
+
+    def setup(self):
+        shape, axes = (self.d_model, self.d_model), ("embed", None)
+        self.wq = parameter(self, "wq", _identity, shape, axes)
+        self.wk = parameter(self, "wk", _identity, shape, axes)
+
+    def _probability(self, previous, current):
+        q = previous.astype(self.wq.dtype) @ self.wq
+        k = current.astype(self.wk.dtype) @ self.wk
+        q, k = q.astype(jnp.float32), k.astype(jnp.float32)
+        # max(|x|, 1e-12) as rsqrt(max(x.x, 1e-24)): the gradient stays finite at zero.
+        norm = jax.lax.rsqrt(jnp.maximum(jnp.sum(q * q, -1), 1e-24) * jnp.maximum(jnp.sum(k * k, -1), 1e-24))
+        return jnp.clip((1 - jnp.sum(q * k, -1) * norm) / 2, 0, 1)
+
+    def __call__(self, h_BLD, tokens_BL, segment_ids_BL):
+        """Routing of packed rows."""
+        first_BL, valid_BL = segment_starts(segment_ids_BL), segment_ids_BL > 0
+        p_BL = self._probability(shift_right(h_BLD, 0), h_BLD)
+        p_BL = jnp.where(first_BL, 1.0, jnp.where(valid_BL, p_BL, 0.0))
+        start_BL = p_BL > 0.5
+        n = jnp.maximum(jnp.sum(valid_BL), 1)
+        ratio = ratio_loss(jnp.sum(start_BL) / n, jnp.sum(p_BL) / n, self.target)
+        return Routing(start_BL, p_BL, self.ratio_weight * ratio)
+
+    @nn.nowrap
+    def init_cache(self, batch):
+        """The last hidden state, and whether there was one."""
+        return {"h": jnp.zeros((batch, self.d_model)), "seen": jnp.zeros(batch, bool)}
+
+    def cache_after(self, h_BLD, tokens_BL, valid_BL):
+        """Cache behind right-padded prompts."""
+        last_B = jnp.maximum(jnp.sum(valid_BL, axis=1) - 1, 0)
+        h_BD = jnp.take_along_axis(h_BLD, last_B[:, None, None], axis=1)[:, 0]
+        return {"h": h_BD.astype(jnp.float32), "seen": valid_BL[:, 0]}
+
+    def step(self, h_BD, tokens_B, cache, active_B):
+        """(start_B, probability_B, cache)."""
+        p_B = jnp.where(cache["seen"], self._probability(cache["h"], h_BD), 1.0)
+        h_BD = jnp.where(active_B[:, None], h_BD.astype(jnp.float32), cache["h"])
+        return (p_B > 0.5) & active_B, p_B, {"h": h_BD, "seen": cache["seen"] | active_B}
+
+    @nn.nowrap
+    def flops(self):
+        """Two projections per position."""
+        return 4 * self.d_model**2
+
+
+def ratio_loss(F, G, N):
+    """H-Net's ratio loss (arXiv 2507.07955, eq. 10): 1 at F = G = 1/N. F: share of starts, G: mean p_t.
+
+    Only G carries a gradient.
+    """
+    return N / (N - 1) * ((N - 1) * F * G + (1 - F) * (1 - G))
+
+
+def _ruled(start_BL):
+    return Routing(start_BL, start_BL.astype(jnp.float32), jnp.zeros(()))
+
+
+class FixedStride(nn.Module):
+    """A chunk every `target` positions of a document (H-Net's "pool" baseline; MegaByte's patches)."""
+
+    target: int
+
+    def __call__(self, h_BLD, tokens_BL, segment_ids_BL):
+        """Routing of packed rows."""
+        first_BL = segment_starts(segment_ids_BL)
+        position_L = jnp.arange(tokens_BL.shape[1])
+        offset_BL = position_L - jax.lax.cummax(jnp.where(first_BL, position_L, 0), axis=1)
+        return _ruled((offset_BL % self.target == 0) & (segment_ids_BL > 0))
+
+    @nn.nowrap
+    def init_cache(self, batch):
+        """Positions seen so far."""
+        return jnp.zeros(batch, jnp.int32)
+
+    def cache_after(self, h_BLD, tokens_BL, valid_BL):
+        """Cache behind right-padded prompts."""
+        return jnp.sum(valid_BL, axis=1, dtype=jnp.int32)
+
+    def step(self, h_BD, tokens_B, cache, active_B):
+        """(start_B, probability_B, cache)."""
+        start_B = (cache % self.target == 0) & active_B
+        return start_B, start_B.astype(jnp.float32), cache + active_B
+
+    @nn.nowrap
+    def flops(self):
+        """No arithmetic worth counting."""
+        return 0
+
+
+def spacelike(byte):
+    """SpaceByte's table (arXiv 2404.14408, section 3): not a letter, digit or UTF-8 continuation byte."""
+    b = byte
+    between = ((b > ord("9")) & (b < ord("A"))) | ((b > ord("Z")) & (b < ord("a"))) | ((b > ord("z")) & (b < 0x80))
+    return (b < ord("0")) | between | (b >= 0xC0)
+
+
+class Whitespace(nn.Module):
+    """A chunk at every spacelike byte that follows one which is not (SpaceByte, arXiv 2404.14408).
+
+    `target` is only the nominal number of bytes per chunk that FLOPs are counted with.
+    """
+
+    target: float = 6.0
+
+    def __call__(self, h_BLD, tokens_BL, segment_ids_BL):
+        """Routing of packed rows; the rule reads only bytes up to t."""
+        space_BL = spacelike(tokens_BL)
+        start_BL = space_BL & ~shift_right(space_BL, False)
+        return _ruled((start_BL | segment_starts(segment_ids_BL)) & (segment_ids_BL > 0))
+
+    @nn.nowrap
+    def init_cache(self, batch):
+        """Whether the last byte was spacelike, and whether there was one."""
+        return {"space": jnp.zeros(batch, bool), "seen": jnp.zeros(batch, bool)}
+
+    def cache_after(self, h_BLD, tokens_BL, valid_BL):
+        """Cache behind right-padded prompts."""
+        last_B = jnp.maximum(jnp.sum(valid_BL, axis=1) - 1, 0)
+        return {"space": spacelike(jnp.take_along_axis(tokens_BL, last_B[:, None], 1)[:, 0]), "seen": valid_BL[:, 0]}
+
+    def step(self, h_BD, tokens_B, cache, active_B):
+        """(start_B, probability_B, cache)."""
+        space_B = spacelike(tokens_B)
+        start_B = ((space_B & ~cache["space"]) | ~cache["seen"]) & active_B
+        cache = {"space": jnp.where(active_B, space_B, cache["space"]), "seen": cache["seen"] | active_B}
+        return start_B, start_B.astype(jnp.float32), cache
+
+    @nn.nowrap
+    def flops(self):
+        """No arithmetic worth counting."""
+        return 0

@@ -1,0 +1,89 @@
+"""A causal language model: embedding, backbone, head."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen import meta
+
+from lmlab.kernels.elementwise import embed
+from lmlab.models.layers import normal, parameter
+
+
+class Output(NamedTuple):
+    """What a forward pass returns."""
+
+    logits: jax.Array  # float32 [B, L, V]: next-token logits at every position
+    stages: tuple  # of hierarchy.Stage, from the outside in; empty for isotropic models
+
+
+class LanguageModel(nn.Module):
+    """Tokens [B, L] -> `Output`. The backbone is a `Stack` or a `Hierarchy`.
+
+    The embedding starts at N(0, 1) and the head at N(0, 0.02^2), as in H-Net; a tied head reads the embedding
+    transposed and then both start at N(0, 0.02^2), as in GPT-2.
+    """
+
+    vocab_size: int
+    backbone: nn.Module
+    tied: bool = False
+
+    def setup(self):
+        shape = (self.vocab_size, self.backbone.d_model)
+        self.embedding = parameter(self, "embedding", normal(0.02 if self.tied else 1.0), shape, ("vocab", "embed"))
+        if not self.tied:
+            self.head = parameter(self, "head", normal(0.02), shape[::-1], ("embed", "vocab"))
+
+    def _logits(self, y):
+        head = self.embedding.T if self.tied else self.head
+        return (y.astype(head.dtype) @ head).astype(jnp.float32)
+
+    def __call__(self, tokens_BL, segment_ids_BL=None):
+        """`segment_ids_BL` numbers the documents packed in a row from 1, 0 is padding; None: one document a row."""
+        if segment_ids_BL is None:
+            segment_ids_BL = jnp.ones_like(tokens_BL)
+        x_BLD = embed(self.embedding, tokens_BL)
+        y_BLD, stages = self.backbone(x_BLD, tokens_BL, segment_ids_BL)
+        return Output(self._logits(y_BLD), stages)
+
+    @nn.nowrap
+    def init_cache(self, batch, length):
+        """Cache for `batch` rows of up to `length` tokens, prompt included."""
+        return self.backbone.init_cache(batch, length)
+
+    def prefill(self, tokens_BL, valid_BL, cache):
+        """Forward over right-padded prompts: (logits_BLV, cache behind each prompt)."""
+        y_BLD, cache = self.backbone.prefill(embed(self.embedding, tokens_BL), tokens_BL, valid_BL, cache)
+        return self._logits(y_BLD), cache
+
+    def step(self, tokens_B, cache, active_B=None):
+        """One token for the active rows (None: all): (logits_BV, cache)."""
+        if active_B is None:
+            active_B = jnp.ones(tokens_B.shape, bool)
+        y_BD, cache = self.backbone.step(self.embedding[tokens_B], tokens_B, cache, active_B)
+        return self._logits(y_BD), cache
+
+    @nn.nowrap
+    def flops(self, length):
+        """Forward FLOPs per token by part at sequence length `length` (tokens).
+
+        Embedding and head count 2 V d each, as the paper counts them (H-Net, arXiv 2507.07955, appendix B).
+        """
+        io = 2 * self.vocab_size * self.backbone.d_model
+        return {"embedding": io, **self.backbone.flops(length), "head": io}
+
+
+def init(model, key, length=8):
+    """Fresh variables of `model`, plain arrays: {"params": ...}."""
+    return meta.unbox(model.init(key, jnp.zeros((1, length), jnp.int32)))
+
+
+def abstract_init(model):
+    """Shapes of the variables with their logical axes (boxed), without computing anything."""
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32)))
+
+
+def count_parameters(model):
+    """Number of parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(meta.unbox(abstract_init(model))))

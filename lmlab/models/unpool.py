@@ -1,0 +1,139 @@
+"""From chunks back to positions: H-Net's smoothing, plain repetition, and addition at the starts only.
+
+Each takes the inner network's output per chunk (already cut to this stage's width) and the encoder's output per
+position, and returns what the decoder reads.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lmlab.kernels.compaction import gather, spread
+from lmlab.kernels.scan import linear_scan
+from lmlab.models.layers import parameter
+
+P_MIN = 1e-4  # of a chunk's probability in the smoothing, as in the released code
+
+
+@jax.custom_vjp
+def ste(c):
+    """Straight-through estimator: 1 forward, the identity backward (H-Net, eq. 8)."""
+    return jnp.ones_like(c)
+
+
+ste.defvjp(lambda c: (jnp.ones_like(c), None), lambda _, g: (g,))
+
+
+class ResidualProjection(nn.Module):
+    """Linear map of the encoder's output, float32, starting at zero (H-Net, eq. 3)."""
+
+    d_model: int
+
+    def setup(self):
+        zeros = nn.initializers.zeros
+        self.kernel = parameter(self, "kernel", zeros, (self.d_model, self.d_model), ("embed", None))
+        self.bias = parameter(self, "bias", zeros, (self.d_model,), (None,))
+
+    def __call__(self, h):
+        """[..., D] -> [..., D] float32."""
+        return h.astype(jnp.float32) @ self.kernel + self.bias
+
+    @nn.nowrap
+    def flops(self):
+        """One projection per position."""
+        return 2 * self.d_model**2
+
+
+class Smooth(nn.Module):
+    """H-Net's dechunking (arXiv 2507.07955, eqs. 5-9): an exponential moving average over chunks weighted by
+    their probabilities, repeated over each chunk, times the straight-through confidence, plus the residual.
+
+    zbar_j = P_j z_j + (1 - P_j) zbar_{j-1};   y_t = zbar_{chunk(t)} * STE(max(p_t, 1 - p_t)) + R h_t.
+    """
+
+    d_model: int
+
+    def setup(self):
+        self.residual = ResidualProjection(self.d_model)
+
+    def __call__(self, z_BCD, h_BLD, routing, c, segment_ids_BC):
+        """[B, C, D], [B, L, D] -> [B, L, D] float32. The average starts anew in every segment."""
+        p_BC = jnp.clip(gather(routing.probability_BL, c), P_MIN, 1 - P_MIN)
+        first_BC = segment_ids_BC != jnp.pad(segment_ids_BC, ((0, 0), (1, 0)))[:, :-1]
+        z_BCD = z_BCD.astype(jnp.float32)
+        zbar_BCD = linear_scan(jnp.where(first_BC, 0.0, 1 - p_BC), p_BC[..., None] * z_BCD)
+        p_BL = routing.probability_BL
+        confidence_BL = ste(jnp.maximum(p_BL, 1 - p_BL))
+        return spread(zbar_BCD, c) * confidence_BL[..., None] + self.residual(h_BLD)
+
+    def step(self, z_BD, h_BD, start_B, p_B, last_BD):
+        """One position; `z_BD` counts only where `start_B`. Returns (y_BD, last_BD)."""
+        P_B = jnp.where(start_B, jnp.clip(p_B, P_MIN, 1 - P_MIN), 0.0)[:, None]
+        last_BD = P_B * jnp.where(start_B[:, None], z_BD, 0.0) + (1 - P_B) * last_BD
+        return last_BD + self.residual(h_BD), last_BD
+
+    def last(self, z_BCD, routing, c, valid_BC):
+        """zbar of each row's last chunk, for a cache behind right-padded prompts."""
+        p_BC = jnp.clip(gather(routing.probability_BL, c), P_MIN, 1 - P_MIN) * valid_BC
+        return linear_scan(1 - p_BC, p_BC[..., None] * z_BCD.astype(jnp.float32))[:, -1]
+
+    @nn.nowrap
+    def flops(self):
+        """Per position."""
+        return 2 * self.d_model**2
+
+
+def _last_chunk(z_BCD, valid_BC):
+    last_B = jnp.maximum(jnp.sum(valid_BC, axis=1) - 1, 0)
+    return jnp.take_along_axis(z_BCD, last_B[:, None, None], axis=1)[:, 0].astype(jnp.float32)
+
+
+class Repeat(nn.Module):
+    """Each chunk repeated over its positions, plus H-Net's residual: for chunks that a rule drew."""
+
+    d_model: int
+
+    def setup(self):
+        self.residual = ResidualProjection(self.d_model)
+
+    def __call__(self, z_BCD, h_BLD, routing, c, segment_ids_BC):
+        """[B, C, D], [B, L, D] -> [B, L, D] float32."""
+        return spread(z_BCD.astype(jnp.float32), c) + self.residual(h_BLD)
+
+    def step(self, z_BD, h_BD, start_B, p_B, last_BD):
+        """One position; returns (y_BD, last_BD)."""
+        last_BD = jnp.where(start_B[:, None], z_BD, last_BD)
+        return last_BD + self.residual(h_BD), last_BD
+
+    def last(self, z_BCD, routing, c, valid_BC):
+        """Each row's last chunk."""
+        return _last_chunk(z_BCD, valid_BC)
+
+    @nn.nowrap
+    def flops(self):
+        """Per position."""
+        return 2 * self.d_model**2
+
+
+class AddAtStarts(nn.Module):
+    """The chunk's vector added where the chunk starts, nowhere else (SpaceByte, arXiv 2404.14408)."""
+
+    d_model: int
+
+    def __call__(self, z_BCD, h_BLD, routing, c, segment_ids_BC):
+        """[B, C, D], [B, L, D] -> [B, L, D] float32."""
+        at_start = jnp.where(c.kept_BL[..., None], spread(z_BCD.astype(jnp.float32), c), 0.0)
+        return h_BLD.astype(jnp.float32) + at_start
+
+    def step(self, z_BD, h_BD, start_B, p_B, last_BD):
+        """One position; returns (y_BD, last_BD)."""
+        return h_BD + jnp.where(start_B[:, None], z_BD, 0.0), last_BD
+
+    def last(self, z_BCD, routing, c, valid_BC):
+        """Each row's last chunk (never read again)."""
+        return _last_chunk(z_BCD, valid_BC)
+
+    @nn.nowrap
+    def flops(self):
+        """One addition per position."""
+        return self.d_model

@@ -1,0 +1,32 @@
+"""Next-token prediction: the cross-entropy of every target, plus what the chunkers ask for."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from lmlab.kernels.elementwise import softmax_cross_entropy
+
+
+@dataclasses.dataclass(frozen=True)
+class NextToken:
+    """Sum over targets of -log p(target), plus each chunker's weighted auxiliary loss once per target."""
+
+    def __call__(self, model, params, batch, key):
+        """Returns (sum of loss, sum of weights, metrics); metrics are sums, so they add up over batches.
+
+        `batch`: tokens, targets, segment_ids [B, L] int32, weights [B, L] float32, target_bytes [B, L] int32.
+        """
+        output = model.apply(params, batch["tokens"], batch["segment_ids"])
+        nats_BL = softmax_cross_entropy(output.logits, batch["targets"])
+        weight = jnp.sum(batch["weights"])
+        nats = jnp.sum(nats_BL * batch["weights"])
+        metrics = {"nats": nats, "targets": weight, "target_bytes": jnp.sum(batch["target_bytes"])}
+        for s, stage in enumerate(output.stages):
+            metrics |= {
+                f"stage{s}/starts": stage.starts,
+                f"stage{s}/positions": stage.positions,
+                f"stage{s}/probability": stage.probability,
+                f"stage{s}/overflow": stage.overflow,
+            }
+        auxiliary = sum((stage.auxiliary for stage in output.stages), jnp.zeros(()))
+        return nats + auxiliary * weight, weight, metrics

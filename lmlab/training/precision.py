@@ -1,0 +1,23 @@
+"""Mixed precision in one place: which parameters a forward pass sees in which dtype."""
+
+import jax
+import jax.numpy as jnp
+
+from lmlab.errors import UserError
+
+# Kept in float32 by H-Net's released models: SSM decay parameters and the residual around the inner network.
+FLOAT32 = {"A_log", "D", "dt_bias", "residual", "scale", "norm"}
+
+
+def compute_copy(params, precision):
+    """`params` as the forward pass sees them. Gradients flow back to the float32 originals."""
+    if precision == "float32":
+        return params
+    if precision != "bfloat16":
+        raise UserError(f"Precision {precision!r} is neither float32 nor bfloat16.")
+
+    def cast(path, p):
+        keep = any(k.key in FLOAT32 for k in path)
+        return p if keep else p.astype(jnp.bfloat16)
+
+    return jax.tree_util.tree_map_with_path(cast, params)

@@ -1,0 +1,44 @@
+"""Run: everything that one training needs, as one frozen tree."""
+
+import dataclasses
+from typing import Any
+
+from lmlab.errors import UserError
+from lmlab.objectives.next_token import NextToken
+from lmlab.training.optimizers import AdamW
+from lmlab.training.sharding import Mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training. Sizes are in tokens of the run's own tokenizer (bytes, for byte models)."""
+
+    model: Any  # a flax.linen module; it is its own configuration
+    corpus: Any  # where documents come from, and how they are split
+    tokenizer: Any  # ByteTokenizer() or BPE(...)
+    optimizer: AdamW
+    steps: int
+    batch_size: int  # rows
+    length: int  # tokens per row
+    objective: Any = NextToken()
+    evaluators: tuple = ()
+    evaluate_every: int = 100  # steps
+    checkpoint_every: int = 100  # steps
+    log_every: int = 10  # steps
+    precision: str = "float32"
+    mesh: Mesh = Mesh()
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "length", "evaluate_every", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"A run needs {name} of at least 1, not {getattr(self, name)}.")
+        if self.model.vocab_size < self.tokenizer.vocab_size:
+            raise UserError(
+                f"The tokenizer has {self.tokenizer.vocab_size} ids but the model only {self.model.vocab_size}."
+            )
+
+    def flops_per_byte(self):
+        """Forward FLOPs per source byte by part, at the nominal compression of tokenizer and chunkers."""
+        parts = self.model.flops(self.length)
+        return {name: value / self.tokenizer.bytes_per_token for name, value in parts.items()}

@@ -1,0 +1,74 @@
+"""Devices, mesh and the table from logical to mesh axes."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from lmlab.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+RULES = (("embed", "fsdp"), ("vocab", "tensor"), ("heads", "tensor"), ("inner", "tensor"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """Devices along each axis; -1 takes what the others leave. The batch is split over data x fsdp."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def shape(self, devices):
+        """Sizes of the three axes for `devices` devices."""
+        sizes = [self.data, self.fsdp, self.tensor]
+        known = int(np.prod([s for s in sizes if s != -1]))
+        if sizes.count(-1) > 1 or known < 1 or devices % known or (-1 not in sizes and known != devices):
+            raise UserError(
+                f"A mesh of data={self.data}, fsdp={self.fsdp}, tensor={self.tensor} does not divide {devices} devices."
+            )
+        return tuple(devices // known if s == -1 else s for s in sizes)
+
+
+def make_mesh(mesh, devices=None):
+    """The only place that builds a mesh. Auto axes: Linen's partitioning raises under the Explicit ones that
+    `jax.make_mesh` gives."""
+    devices = np.asarray(jax.devices() if devices is None else devices)
+    return jax.sharding.Mesh(devices.reshape(mesh.shape(devices.size)), AXES)
+
+
+def batch_sharding(mesh):
+    """Rows split over data and fsdp."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def replicated(mesh):
+    """One copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def parameter_shardings(abstract, mesh):
+    """Shardings of boxed abstract variables by their logical axes; a dimension that a mesh axis does not divide
+    stays whole."""
+    rules = dict(RULES)
+
+    def one(boxed):
+        if not isinstance(boxed, nn.LogicallyPartitioned):
+            raise ValueError(f"A parameter of shape {boxed.shape} names no logical axes.")
+        axes = [rules[name] if name is not None else None for name in boxed.names]
+        sizes = boxed.value.shape
+        return NamedSharding(
+            mesh,
+            PartitionSpec(*[a if a and n % mesh.shape[a] == 0 else None for a, n in zip(axes, sizes, strict=True)]),
+        )
+
+    return jax.tree.map(one, abstract, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
+
+
+def place(batch, sharding):
+    """This process's rows of a batch to a global array."""
+    if jax.process_count() == 1:
+        return jax.device_put(batch, sharding)
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}

@@ -1,0 +1,68 @@
+"""Training state and the jitted step."""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+from flax.linen import meta
+
+from lmlab.models.language_model import abstract_init
+from lmlab.training.precision import compute_copy
+from lmlab.training.sharding import batch_sharding, parameter_shardings, replicated
+
+
+@flax.struct.dataclass
+class State:
+    """Everything that a run must remember; data follows from the step."""
+
+    step: jax.Array  # int32: steps taken
+    params: Any  # variables of the model, float32
+    optimizer: Any
+    key: jax.Array  # of the run; folded with the step where randomness is needed
+
+
+def make_init(run, optimizer, mesh):
+    """Returns (jitted key -> State, shardings of the State)."""
+
+    def build(key):
+        params_key, run_key = jax.random.split(key)
+        params = meta.unbox(run.model.init(params_key, jnp.zeros((1, 8), jnp.int32)))
+        return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), run_key)
+
+    params = parameter_shardings(abstract_init(run.model), mesh)
+    abstract = jax.eval_shape(build, jax.random.key(0))
+    optimizer_shardings = optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda _, s: s,
+        abstract.optimizer,
+        params,
+        transform_non_params=lambda _: replicated(mesh),
+    )
+    shardings = State(replicated(mesh), params, optimizer_shardings, replicated(mesh))
+    return jax.jit(build, out_shardings=shardings), shardings
+
+
+def make_step(run, optimizer, mesh, shardings):
+    """Returns the jitted (state, batch) -> (state, metrics). The old state's buffers are donated."""
+
+    def loss_fn(params, batch, key):
+        loss, weight, metrics = run.objective(run.model, compute_copy(params, run.precision), batch, key)
+        return loss / jnp.maximum(weight, 1), metrics
+
+    def step(state, batch):
+        key = jax.random.fold_in(state.key, state.step)
+        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, key)
+        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = metrics | {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        return State(state.step + 1, params, optimizer_state, state.key), metrics
+
+    return jax.jit(
+        step,
+        in_shardings=(shardings, batch_sharding(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
