@@ -80,30 +80,31 @@ def ssd(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, segment_ids_BL=None, h0_BHPN=None, ch
         return jnp.moveaxis(v_BL.reshape(B, -1, chunk, *v_BL.shape[2:]), 1, 0)
 
     dtype = x_BLHP.dtype
-    y_ZBQHP, h_BHPN = _ssd(
+    y_ZBQHP, h_BNHP = _ssd(
         chunks(x_BLHP),
         chunks(dt_BLH.astype(jnp.float32)),
         A_H.astype(jnp.float32),
         chunks(B_BLN.astype(dtype)),
         chunks(C_BLN.astype(dtype)),
-        h0_BHPN.astype(jnp.float32),
+        jnp.moveaxis(h0_BHPN.astype(jnp.float32), 3, 1),
         chunks(run_BL, mode="edge"),
     )
-    return jnp.moveaxis(y_ZBQHP, 0, 1).reshape(B, L + pad, H, P)[:, :L], h_BHPN
+    return jnp.moveaxis(y_ZBQHP, 0, 1).reshape(B, L + pad, H, P)[:, :L], jnp.moveaxis(h_BNHP, 1, 3)
 
 
 _dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 def _decays(dt_BQH, A_H, run_BQ, previous_B):
-    """Decays within a chunk: from position to position, from the incoming state, to the outgoing state."""
+    """Decays within a chunk: between positions [B, H, Q, Q], from the state coming in and to that going out [B, Q, H]."""
     Q = run_BQ.shape[1]
-    S_BHQ = jnp.cumsum(jnp.moveaxis(dt_BQH * A_H, 2, 1), axis=2)
+    S_BQH = jnp.cumsum(dt_BQH * A_H, axis=1)
+    S_BHQ = jnp.swapaxes(S_BQH, 1, 2)
     mask_BQQ = (run_BQ[:, :, None] == run_BQ[:, None, :]) & jnp.tri(Q, dtype=bool)
     inner_BHQQ = jnp.exp(jnp.where(mask_BQQ[:, None], S_BHQ[..., :, None] - S_BHQ[..., None, :], -jnp.inf))
-    enter_BHQ = jnp.exp(jnp.where((run_BQ == previous_B[:, None])[:, None], S_BHQ, -jnp.inf))
-    leave_BHQ = jnp.exp(jnp.where((run_BQ == run_BQ[:, -1:])[:, None], S_BHQ[..., -1:] - S_BHQ, -jnp.inf))
-    return inner_BHQQ, enter_BHQ, leave_BHQ
+    enter_BQH = jnp.exp(jnp.where((run_BQ == previous_B[:, None])[..., None], S_BQH, -jnp.inf))
+    leave_BQH = jnp.exp(jnp.where((run_BQ == run_BQ[:, -1:])[..., None], S_BQH[:, -1:] - S_BQH, -jnp.inf))
+    return inner_BHQQ, enter_BQH, leave_BQH
 
 
 def _previous(run_ZBQ):
@@ -111,74 +112,75 @@ def _previous(run_ZBQ):
     return jnp.concatenate([run_ZBQ[:1, :, 0], run_ZBQ[:-1, :, -1]])
 
 
-def _forward(x_ZBQHP, dt_ZBQH, A_H, B_ZBQN, C_ZBQN, h_BHPN, run_ZBQ):
+def _forward(x_ZBQHP, dt_ZBQH, A_H, B_ZBQN, C_ZBQN, h_BNHP, run_ZBQ):
     dtype = x_ZBQHP.dtype
 
-    def body(h_BHPN, inputs):
+    def body(h_BNHP, inputs):
         x_BQHP, dt_BQH, B_BQN, C_BQN, run_BQ, previous_B = inputs
-        inner_BHQQ, enter_BHQ, leave_BHQ = _decays(dt_BQH, A_H, run_BQ, previous_B)
-        u_BHQP = jnp.moveaxis(x_BQHP * dt_BQH[..., None], 2, 1)
-        M_BHQQ = inner_BHQQ * _dot("bin,bjn->bij", C_BQN, B_BQN)[:, None]
-        y_BHQP = _dot("bhij,bhjp->bhip", M_BHQQ.astype(dtype), u_BHQP.astype(dtype))
-        y_BHQP += enter_BHQ[..., None] * _dot("bhpn,bqn->bhqp", h_BHPN.astype(dtype), C_BQN)
-        out_BHPN = enter_BHQ[..., -1, None, None] * h_BHPN
-        out_BHPN += _dot("bhqp,bqn->bhpn", (leave_BHQ[..., None] * u_BHQP).astype(dtype), B_BQN)
-        return out_BHPN, (jnp.moveaxis(y_BHQP, 1, 2), h_BHPN)
+        inner_BHQQ, enter_BQH, leave_BQH = _decays(dt_BQH, A_H, run_BQ, previous_B)
+        u_BQHP = (x_BQHP * dt_BQH[..., None]).astype(dtype)
+        M_BHQQ = (inner_BHQQ * _dot("bin,bjn->bij", C_BQN, B_BQN)[:, None]).astype(dtype)
+        y_BQHP = jnp.swapaxes(_dot("bhij,bhjp->bhip", M_BHQQ, jnp.swapaxes(u_BQHP, 1, 2)), 1, 2)
+        y_BQHP += enter_BQH[..., None] * _dot("bqn,bnhp->bqhp", C_BQN, h_BNHP.astype(dtype))
+        u_out_BQHP = (leave_BQH[..., None] * u_BQHP).astype(dtype)
+        out_BNHP = enter_BQH[:, -1, None, :, None] * h_BNHP + _dot("bqn,bqhp->bnhp", B_BQN, u_out_BQHP)
+        return out_BNHP, (y_BQHP, h_BNHP)
 
     inputs = (x_ZBQHP, dt_ZBQH, B_ZBQN, C_ZBQN, run_ZBQ, _previous(run_ZBQ))
-    h_BHPN, (y_ZBQHP, h_ZBHPN) = jax.lax.scan(body, h_BHPN, inputs)
-    return (y_ZBQHP, h_BHPN), (x_ZBQHP, dt_ZBQH, A_H, B_ZBQN, C_ZBQN, h_ZBHPN, run_ZBQ, y_ZBQHP)
+    h_BNHP, (y_ZBQHP, h_ZBNHP) = jax.lax.scan(body, h_BNHP, inputs)
+    return (y_ZBQHP, h_BNHP), (x_ZBQHP, dt_ZBQH, A_H, B_ZBQN, C_ZBQN, h_ZBNHP, run_ZBQ, y_ZBQHP)
 
 
 @jax.custom_vjp
-def _ssd(x_ZBQHP, dt_ZBQH, A_H, B_ZBQN, C_ZBQN, h_BHPN, run_ZBQ):
-    return _forward(x_ZBQHP, dt_ZBQH, A_H, B_ZBQN, C_ZBQN, h_BHPN, run_ZBQ)[0]
+def _ssd(x_ZBQHP, dt_ZBQH, A_H, B_ZBQN, C_ZBQN, h_BNHP, run_ZBQ):
+    return _forward(x_ZBQHP, dt_ZBQH, A_H, B_ZBQN, C_ZBQN, h_BNHP, run_ZBQ)[0]
 
 
 def _backward(residuals, gradients):
-    x_ZBQHP, dt_ZBQH, A_H, B_ZBQN, C_ZBQN, h_ZBHPN, run_ZBQ, y_ZBQHP = residuals
-    dy_ZBQHP, dh_BHPN = gradients
+    x_ZBQHP, dt_ZBQH, A_H, B_ZBQN, C_ZBQN, h_ZBNHP, run_ZBQ, y_ZBQHP = residuals
+    dy_ZBQHP, dh_BNHP = gradients
     dtype = x_ZBQHP.dtype
 
     def body(carry, inputs):
-        dh_BHPN, dA_H = carry
-        x_BQHP, dt_BQH, B_BQN, C_BQN, run_BQ, previous_B, h_BHPN, y_BQHP, dy_BQHP = inputs
-        inner_BHQQ, enter_BHQ, leave_BHQ = _decays(dt_BQH, A_H, run_BQ, previous_B)
-        u_BHQP = jnp.moveaxis(x_BQHP * dt_BQH[..., None], 2, 1).astype(dtype)
-        dy_BHQP = jnp.moveaxis(dy_BQHP, 2, 1).astype(dtype)
-        h_in_BHPN, dh_out_BHPN = h_BHPN.astype(dtype), dh_BHPN.astype(dtype)
+        dh_BNHP, dA_H = carry
+        x_BQHP, dt_BQH, B_BQN, C_BQN, run_BQ, previous_B, h_BNHP, y_BQHP, dy_BQHP = inputs
+        inner_BHQQ, enter_BQH, leave_BQH = _decays(dt_BQH, A_H, run_BQ, previous_B)
+        dy_BQHP = dy_BQHP.astype(dtype)
+        u_BQHP = (x_BQHP * dt_BQH[..., None]).astype(dtype)
+        dy_BHQP, u_BHQP = jnp.swapaxes(dy_BQHP, 1, 2), jnp.swapaxes(u_BQHP, 1, 2)
+        dy_in_BQHP = (enter_BQH[..., None] * dy_BQHP).astype(dtype)
+        u_out_BQHP = (leave_BQH[..., None] * u_BQHP).astype(dtype)
+        h_in_BNHP, dh_out_BNHP = h_BNHP.astype(dtype), dh_BNHP.astype(dtype)
 
         M_BHQQ = (inner_BHQQ * _dot("bin,bjn->bij", C_BQN, B_BQN)[:, None]).astype(dtype)
         dCB_BQQ = jnp.sum(inner_BHQQ * _dot("bhip,bhjp->bhij", dy_BHQP, u_BHQP), axis=1).astype(dtype)
-        du_BHQP = _dot("bhij,bhip->bhjp", M_BHQQ, dy_BHQP)
-        du_out_BHQP = leave_BHQ[..., None] * _dot("bhpn,bqn->bhqp", dh_out_BHPN, B_BQN)
-        dy_in_BHQP = (enter_BHQ[..., None] * dy_BHQP).astype(dtype)
-        u_out_BHQP = (leave_BHQ[..., None] * u_BHQP).astype(dtype)
-        dC_BQN = _dot("bij,bjn->bin", dCB_BQQ, B_BQN) + _dot("bhqp,bhpn->bqn", dy_in_BHQP, h_in_BHPN)
-        dB_BQN = _dot("bij,bin->bjn", dCB_BQQ, C_BQN) + _dot("bhqp,bhpn->bqn", u_out_BHQP, dh_out_BHPN)
+        dC_BQN = _dot("bij,bjn->bin", dCB_BQQ, B_BQN) + _dot("bqhp,bnhp->bqn", dy_in_BQHP, h_in_BNHP)
+        dB_BQN = _dot("bij,bin->bjn", dCB_BQQ, C_BQN) + _dot("bqhp,bnhp->bqn", u_out_BQHP, dh_out_BNHP)
+        du_inner_BQHP = jnp.swapaxes(_dot("bhij,bhip->bhjp", M_BHQQ, dy_BHQP), 1, 2)
+        du_out_BQHP = leave_BQH[..., None] * _dot("bqn,bnhp->bqhp", B_BQN, dh_out_BNHP)
 
-        # Gradient of S: products must be of the very operands that went into the sums above, as they cancel.
-        carried_BH = enter_BHQ[..., -1] * jnp.sum(dh_BHPN * h_BHPN, axis=(2, 3))
-        out_BHQ = jnp.sum(u_BHQP * du_out_BHQP, axis=3)
-        dS_BHQ = jnp.sum(dy_BHQP * jnp.moveaxis(y_BQHP, 2, 1) - u_BHQP * du_BHQP, axis=3) - out_BHQ
-        dS_BHQ = dS_BHQ.at[..., -1].add(carried_BH + jnp.sum(out_BHQ, axis=2))
-        # The decay into position t is used by pairs that straddle it: sum dS over t and what follows in its
-        # document. A document's first decay straddles nothing.
+        # Gradient of S. Its terms cancel, so they must be made of the rounded operands that the products above saw.
+        kept_BH = enter_BQH[:, -1] * jnp.sum(dh_BNHP * h_BNHP, axis=(1, 3))
+        out_BQH = jnp.sum(u_BQHP * du_out_BQHP, axis=3)
+        dS_BQH = jnp.sum(dy_BQHP * y_BQHP - u_BQHP * du_inner_BQHP, axis=3) - out_BQH
+        dS_BQH = dS_BQH.at[:, -1].add(kept_BH + jnp.sum(out_BQH, axis=1))
+        # The decay into t acts on what crosses from t - 1 to t: it gets dS of t and of all that follows in t's
+        # document, and nothing where t starts a document.
         earlier_BQ = jnp.concatenate([previous_B[:, None], run_BQ[:, :-1]], axis=1)
-        after_BQQ = (run_BQ[:, :, None] == run_BQ[:, None, :]) & jnp.tri(run_BQ.shape[1], dtype=bool)
-        after_BQQ &= (run_BQ == earlier_BQ)[:, None, :]
-        da_BQH = jnp.einsum("bhi,bit->bth", dS_BHQ, after_BQQ.astype(jnp.float32), precision="highest")
+        follows_BQQ = (run_BQ[:, :, None] == run_BQ[:, None, :]) & jnp.tri(run_BQ.shape[1], dtype=bool)
+        follows_BQQ &= (run_BQ == earlier_BQ)[:, None, :]
+        da_BQH = jnp.einsum("bit,bih->bth", follows_BQQ.astype(jnp.float32), dS_BQH, precision="highest")
 
-        du_BQHP = jnp.moveaxis(du_BHQP + du_out_BHQP, 1, 2)
+        du_BQHP = du_inner_BQHP + du_out_BQHP
+        dx_BQHP = (du_BQHP * dt_BQH[..., None]).astype(dtype)
         ddt_BQH = jnp.sum(du_BQHP * x_BQHP, axis=3) + da_BQH * A_H
         dA_H += jnp.sum(da_BQH * dt_BQH, axis=(0, 1))
-        dh_BHPN = enter_BHQ[..., -1, None, None] * dh_BHPN + _dot("bhqp,bqn->bhpn", dy_in_BHQP, C_BQN)
-        dx_BQHP = (du_BQHP * dt_BQH[..., None]).astype(dtype)
-        return (dh_BHPN, dA_H), (dx_BQHP, ddt_BQH, dB_BQN.astype(dtype), dC_BQN.astype(dtype))
+        dh_BNHP = enter_BQH[:, -1, None, :, None] * dh_BNHP + _dot("bqn,bqhp->bnhp", C_BQN, dy_in_BQHP)
+        return (dh_BNHP, dA_H), (dx_BQHP, ddt_BQH, dB_BQN.astype(dtype), dC_BQN.astype(dtype))
 
-    inputs = (x_ZBQHP, dt_ZBQH, B_ZBQN, C_ZBQN, run_ZBQ, _previous(run_ZBQ), h_ZBHPN, y_ZBQHP, dy_ZBQHP)
-    (dh_BHPN, dA_H), (dx, ddt, dB, dC) = jax.lax.scan(body, (dh_BHPN, jnp.zeros_like(A_H)), inputs, reverse=True)
-    return dx, ddt, dA_H, dB, dC, dh_BHPN, None
+    inputs = (x_ZBQHP, dt_ZBQH, B_ZBQN, C_ZBQN, run_ZBQ, _previous(run_ZBQ), h_ZBNHP, y_ZBQHP, dy_ZBQHP)
+    (dh_BNHP, dA_H), (dx, ddt, dB, dC) = jax.lax.scan(body, (dh_BNHP, jnp.zeros_like(A_H)), inputs, reverse=True)
+    return dx, ddt, dA_H, dB, dC, dh_BNHP, None
 
 
 _ssd.defvjp(_forward, _backward)

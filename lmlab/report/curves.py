@@ -57,8 +57,8 @@ def mean(lines):
     """Mean of several seeds' points over the steps that all of them have."""
     tables = [dict(zip(line.step, zip(line.x, line.y))) for line in lines]
     steps = [step for step in lines[0].step if all(step in table for table in tables)]
-    columns = [[math.fsum(table[step][axis] for table in tables) / len(tables) for step in steps] for axis in (0, 1)]
-    return Points(steps, *columns)
+    return Points(steps, *([math.fsum(table[step][axis] for table in tables) / len(tables) for step in steps]
+                           for axis in (0, 1)))
 
 
 def ticks(low, high, log):
@@ -70,6 +70,8 @@ def ticks(low, high, log):
             if len(found) <= 7:
                 return found
         return found
+    if low == high:
+        return [low]
     step = 10 ** math.floor(math.log10((high - low) / 3))
     step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 7)
     return [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
@@ -81,10 +83,10 @@ def chart(results, labels, x="bytes", y="bpb", unit="bits per byte"):
     Thick: held-out text, with markers (mean over seeds). Pale: smoothed training. Thin: single seeds.
     """
     arms = {arm: _lines(results, arm, x, y) for arm in labels}
-    arms = {arm: lines for arm, lines in arms.items() if any(line.x for line, _ in lines)}
+    arms = {arm: lines for arm, lines in arms.items() if any(max(line.x, default=0) > 0 for line, _ in lines)}
     if not arms:
         return ""
-    lines = [line for lines in arms.values() for line, _ in lines if line.x]
+    lines = [line for lines in arms.values() for line, _ in lines if max(line.x, default=0) > 0]
     right = max(max(line.x) for line in lines)
     left = max(min(min(line.x) for line in lines), right / 40)
     log = right / left > 8
@@ -154,7 +156,8 @@ def _axes(x_ticks, y_ticks, place, left, low, axis, title):
         x_at = place(value, low)[0]
         parts.append(f'<path class="axis" d="M{x_at:.1f} {bottom}v4"/>'
                      f'<text x="{x_at:.1f}" y="{bottom + 18}" text-anchor="middle">{si(value, unit)}</text>')
-    return "".join(parts) + f'<text class="name" x="{right}" y="{HEIGHT - 6}" text-anchor="end">{name[0].upper()}{name[1:]}</text>'
+    return "".join(parts) + (f'<text class="name" x="{right}" y="{HEIGHT - 6}" text-anchor="end">'
+                             f"{name[0].upper()}{name[1:]}</text>")
 
 
 def _labels(ends, gap=15):

@@ -36,23 +36,23 @@ def render_page(title, claim, views, results, provenance, arm_labels):
     firsts = {result.arm: result for result in reversed(sorted(results, key=lambda result: result.seed))}
     firsts = {arm: firsts[arm] for arm in labels if arm in firsts}
     sections = [
-        ("table", "Results", "One row per arm: what the paper reported beside what was measured here (↓ lower is "
-         "better, ↑ higher). Blank means unknown; bold is the best mean of a measured column.",
+        ("table", "Results", "One row per arm: what the paper reported beside what was measured here (↓ lower "
+         "is better, ↑ higher). Blank means unknown; bold is the best mean of a measured column.",
          "".join(render_html(view, arms.swatch) for view in views)),
-        ("curves", "Learning curves", "Bits per byte while training, lower is better. Lines with markers: held-out "
-         "text, the mean over seeds; thin lines: single seeds; pale lines: training loss, smoothed over a tenth of "
-         "the training so far. The start of training may lie above the frame.", _curves(results, labels, arms)),
-        ("chunks", "Chunks", "Held-out text cut where each model cuts it. Every change of shade starts a chunk of the "
-         "first stage; every change of underline, solid or dotted, one of the second. A dashed box is a character "
+        ("curves", "Learning curves", "Bits per byte while training, lower is better. Lines with markers: "
+         "held-out text, the mean over seeds; thin lines: single seeds; pale lines: training text, smoothed over a "
+         "tenth of the training so far. The start of training may lie above the frame.", _curves(results, labels, arms)),
+        ("chunks", "Chunks", "Held-out text cut where each model cuts it. Every change of shade starts a chunk of "
+         "the first stage; every change of underline, solid or dotted, one of the second. A dashed box is a character "
          "that a chunk boundary splits; small boxes are bytes without a printed form.", _chunks(firsts, arms)),
-        ("surprisal", "Surprisal", "The same text, shaded by the bits that each byte cost. Point at a character to "
-         "see its bytes under every model. A token's bits are spread evenly over its bytes.",
+        ("surprisal", "Surprisal", "The same text, shaded by the bits that each byte cost. Point at a character "
+         "to see its bytes under every model. A token's bits are spread evenly over its bytes.",
          _surprisal(firsts, arms)),
         ("samples", "Samples", "Text that each model wrote, as it came, from the first seed.",
          _grid(arms.panel(arm, "", f'<div class="text">{text.text_html(result.sample)}</div>')
                for arm, result in firsts.items() if result.sample)),
-        ("provenance", "Provenance", "Where these numbers come from and what each arm cost. With several seeds, the "
-         "mean of one run.", _provenance(results, labels, arms, provenance)),
+        ("provenance", "Provenance", "Where these numbers come from and what each arm cost. With several seeds, "
+         "the mean of one run.", _provenance(results, labels, arms, provenance)),
     ]
     sections = [section for section in sections if section[3]]
     contents = "".join(f'<li><a href="#{key}">{heading}</a></li>' for key, heading, _, _ in sections)
@@ -64,8 +64,8 @@ def render_page(title, claim, views, results, provenance, arm_labels):
     return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f'<meta name="color-scheme" content="light dark"><style>{(HERE / "page.css").read_text()}</style></head>'
-            f'<body><header><h1>{html.escape(title)}</h1><p class="claim">{html.escape(claim)}</p>'
+            f'<meta name="color-scheme" content="light dark">'
+            f'<style>{(HERE / "page.css").read_text()}</style></head><body><header><h1>{html.escape(title)}</h1><p class="claim">{html.escape(claim)}</p>'
             f'<p class="facts">{facts}</p>{pending}</header><nav aria-label="Contents"><ol>{contents}</ol></nav>'
             f"<main>{body}</main><script>{(HERE / 'page.js').read_text()}</script></body></html>\n")
 
@@ -127,9 +127,11 @@ def _chunks(firsts, arms):
 def _surprisal(firsts, arms):
     shown = _passages(_by_passage(firsts), arms, text.describe_surprisal, text.surprisal_html)
     edges = [f"{edge:g}" for edge in text.LEVELS]
-    names = [f"below {edges[0]}", *(f"{low} to {high}" for low, high in zip(edges, edges[1:])), f"{edges[-1]} and up"]
+    between = (f"{low} to {high}" for low, high in zip(edges, edges[1:]))
+    names = [f"below {edges[0]}", *between, f"{edges[-1]} and up"]
     keys = "".join(f'<li class="h{i}">{name}</li>' for i, name in enumerate(names))
-    return f'<ol class="scale" aria-label="Bits per byte">{keys}<li class="unit">bits</li></ol>{shown}' if shown else ""
+    scale = f'<ol class="scale" aria-label="Bits per byte">{keys}<li class="unit">bits</li></ol>'
+    return scale + shown if shown else ""
 
 
 def _plain(value):

@@ -31,7 +31,7 @@ def characters(data):
 def glyph(text, data=b""):
     """How a character is written out: (string, kind), kind one of text, space, newline, tab, badge.
 
-    Without a shape of their own, control characters and invalid UTF-8 show their byte in hex, the rest its code point.
+    What has no shape shows its byte in hex (control characters, invalid UTF-8) or its code point.
     """
     if text is None:
         return data.hex().upper(), "badge"
@@ -112,8 +112,8 @@ def _bands(levels):
 
 def describe_chunks(passage):
     """"61 chunks of 5.2 bytes", for every stage."""
-    counts = [sum(starts) for starts in passage["stages"]]
-    return ", then ".join(f"{count} chunks of {len(passage['bytes']) / max(count, 1):.1f} bytes" for count in counts)
+    length, counts = len(passage["bytes"]), [sum(starts) for starts in passage["stages"]]
+    return ", then ".join(f"{count} chunks of {length / max(count, 1):.1f} bytes" for count in counts)
 
 
 def describe_surprisal(passage):

@@ -33,7 +33,8 @@ def print_chunks(console, passage):
         if plain and before is not None:
             line.append("‖" if parities[1:] != before[1:] else "|")
         for start, stop, text in run:
-            line.append(_shown(text, data[start:stop]), style + (" italic" if split and stop == run[-1][1] else ""))
+            cut = " italic" if split and stop == run[-1][1] else ""
+            line.append(_shown(text, data[start:stop]), style + cut)
             line.append("\n" if text == "\n" else "")
         before = parities
     console.print(line)
@@ -67,7 +68,7 @@ def print_surprisal(console, passage):
 
 @contextlib.contextmanager
 def training_progress(total_steps, start_step=0):
-    """Yields an object with `.update(step, loss=, bpb=, bytes_per_second=)`: a bar, or lines where nobody watches."""
+    """Yields an object with `.update(step, *, loss, bpb, bytes_per_second)`: a bar, or lines off a terminal."""
     if not sys.stdout.isatty():
         yield _Lines(total_steps, start_step)
         return
@@ -105,4 +106,5 @@ class _Lines:
             self.printed = tenth
             done = step - self.first[0]
             left = duration((now - self.first[1]) / done * (self.total - step)) + " left" if done else ""
-            print(f"step {step}/{self.total}  {_numbers(loss, bpb, bytes_per_second)}  {left}".rstrip(), flush=True)
+            numbers = _numbers(loss, bpb, bytes_per_second)
+            print(f"step {step}/{self.total}  {numbers}  {left}".rstrip(), flush=True)

@@ -33,6 +33,11 @@ class Run:
         for name in ("steps", "batch_size", "length", "evaluate_every", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"A run needs {name} of at least 1, not {getattr(self, name)}.")
+        if self.checkpoint_every % self.log_every:
+            raise UserError(
+                f"checkpoint_every={self.checkpoint_every} must be a multiple of log_every={self.log_every}, so that a "
+                "resumed run logs what it would have."
+            )
         if self.model.vocab_size < self.tokenizer.vocab_size:
             raise UserError(
                 f"The tokenizer has {self.tokenizer.vocab_size} ids but the model only {self.model.vocab_size}."

@@ -44,8 +44,9 @@ def make_run(directory, arm, seed=0, steps=400, finished=True, **changes):
     result = {
         "arm": arm, "seed": seed, "steps": steps, "train_bytes": steps * 8192, "seconds": steps * 0.1 + seed,
         "train_flops": steps * 8192 * flops_per_byte, "parameters": parameters, "flops_per_byte": flops_per_byte,
-        "metrics": {"bpb": rows[-1]["bpb"], "antspeak": floor + 1.6, "drop": floor + 0.8, "random_case": floor + 1.0,
-                    "repeat": floor + 0.4, "bytes_per_second": 51234.5} | ({"bytes_per_chunk": 5.2} if stages else {}),
+        "metrics": {"bpb": rows[-1]["bpb"], "antspeak": floor + 1.6, "drop": floor + 0.8,
+                    "random_case": floor + 1.0, "repeat": floor + 0.4, "bytes_per_second": 51234.5}
+        | ({"bytes_per_chunk": 5.2} if stages else {}),
         "sample": f"The {label} says: <script>alert(1)</script>\n\tand \x07 \ufffd so on, " + "then it ends. " * 12,
         "passages": [make_passage(stages, arm), make_passage(stages, arm, TEXT[:90])],
     } | changes

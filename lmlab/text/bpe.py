@@ -1,0 +1,222 @@
+"""Byte-level byte-pair encoding (Sennrich et al. 2016; GPT-2, Radford et al. 2019), exact on any byte string.
+
+The `tokenizers` library works on Unicode text. Documents are cut into their valid UTF-8 text, which goes through the
+library with GPT-2's byte-level pre-tokenizer (so a letter of several bytes is never cut from its word by the
+pre-tokenizer), and their invalid bytes, each of which is encoded as the token of that single byte.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import pathlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import tokenizers
+
+from lmlab.errors import UserError
+
+_PIECE = 1 << 20  # characters that one call of the library sees at most, if the text allows a cut
+_ENCODE_GROUP = 1 << 23  # bytes encoded at once: the library's results take ~30 times the memory of the text
+_ESCAPED = re.compile("[\udc80-\udcff]")  # how `surrogateescape` marks an invalid byte
+# GPT-2's pre-tokenizer always cuts between a non-space and a space and looks only ahead, so that encoding the two
+# sides apart gives the same tokens as encoding them together.
+_CUT = re.compile(r"(?<=\S)(?=[ \n])")
+
+
+def _byte_alphabet() -> list[str]:
+    """The printable character that stands for each byte in the library's byte-level vocabularies."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    code_points = dict(zip(printable, printable)) | {byte: 256 + rank for rank, byte in enumerate(others)}
+    return [chr(code_points[byte]) for byte in range(256)]
+
+
+def _runs(data: bytes) -> Iterator[str | int]:
+    """The document in order: valid text (`str`, not empty) and invalid bytes (`int`)."""
+    text = data.decode("utf-8", "surrogateescape")
+    end = 0
+    for match in _ESCAPED.finditer(text):
+        if match.start() > end:
+            yield text[end : match.start()]
+        yield ord(match.group()) - 0xDC00
+        end = match.end()
+    if end < len(text):
+        yield text[end:]
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """The text cut into pieces of about `_PIECE` characters where a cut cannot change the tokens."""
+    start = 0
+    while len(text) - start > _PIECE and (cut := _CUT.search(text, start + _PIECE)):
+        yield text[start : cut.start()]
+        start = cut.start()
+    yield text[start:]
+
+
+@dataclasses.dataclass(frozen=True)
+class BPE:
+    """Recipe: a byte-level BPE of `vocab_size` ids (BOS and EOS among them), trained on the corpus' train split."""
+
+    vocab_size: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Short name of the recipe, fit for a folder name."""
+        return f"bpe{self.vocab_size}"
+
+    def train(self, documents: Iterable[bytes]) -> "BPETokenizer":
+        """Learn the merges; see `train_bpe`."""
+        return train_bpe(documents, self.vocab_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class BPETokenizer:
+    """A trained byte-level BPE.
+
+    `definition` is the library's own JSON, without special tokens: text such as "<bos>" inside a document is text.
+    The last two ids are ours: `bos` ("<bos>") and `eos` ("<eos>").
+    """
+
+    definition: str = dataclasses.field(repr=False)
+
+    @functools.cached_property
+    def _library(self) -> tokenizers.Tokenizer:
+        return tokenizers.Tokenizer.from_str(self.definition)
+
+    @functools.cached_property
+    def _token_bytes(self) -> list[bytes]:
+        byte_of = {character: byte for byte, character in enumerate(_byte_alphabet())}
+        vocabulary = sorted(self._library.get_vocab().items(), key=lambda item: item[1])
+        return [bytes(byte_of[character] for character in token) for token, _ in vocabulary] + [b"", b""]
+
+    @functools.cached_property
+    def _byte_ids(self) -> list[int]:
+        return [self._library.token_to_id(character) for character in _byte_alphabet()]
+
+    @functools.cached_property
+    def _lengths(self) -> np.ndarray:
+        return np.array([len(token) for token in self._token_bytes], np.int32)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._token_bytes)
+
+    @property
+    def bos(self) -> int:
+        return self.vocab_size - 2
+
+    @property
+    def eos(self) -> int:
+        return self.vocab_size - 1
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Short name, fit for a folder name: size and the first 48 bits of a hash of all tokens in order."""
+        digest = hashlib.sha256(b"".join(b"%d:%s" % (len(t), t) for t in self._token_bytes)).hexdigest()
+        return f"bpe{self.vocab_size}-{digest[:12]}"
+
+    def encode(self, data: bytes) -> np.ndarray:
+        """Bytes to ids, int32 [n], without BOS and EOS."""
+        return self.encode_batch([data])[0]
+
+    def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
+        """`encode` of every document, on all cores."""
+        encoded, group, size = [], [], 0
+        for data in documents:
+            group.append(data)
+            size += len(data)
+            if size > _ENCODE_GROUP:
+                encoded += self._encode_group(group)
+                group, size = [], 0
+        return encoded + self._encode_group(group)
+
+    def _encode_group(self, documents: list[bytes]) -> list[np.ndarray]:
+        texts, plans = [], []  # a plan: per part of the document, an index into `texts` or (the token of a byte,)
+        for data in documents:
+            plan = []
+            for run in _runs(data):
+                if isinstance(run, int):
+                    plan.append((self._byte_ids[run],))
+                    continue
+                for piece in _pieces(run):
+                    plan.append(len(texts))
+                    texts.append(piece)
+            plans.append(plan)
+        encodings = self._library.encode_batch_fast(texts, add_special_tokens=False)
+        ids = [np.array(encoding.ids, np.int32) for encoding in encodings]
+        return [
+            np.concatenate([np.zeros(0, np.int32), *(ids[part] if isinstance(part, int) else part for part in plan)])
+            .astype(np.int32, copy=False)
+            for plan in plans
+        ]  # fmt: skip
+
+    def decode(self, ids: Sequence[int] | np.ndarray, skip_special: bool = False) -> bytes:
+        """Ids to bytes. BOS and EOS stand for no bytes, so `skip_special` changes nothing here."""
+        return b"".join(self._token_bytes[token] for token in np.asarray(ids).tolist())
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that one id stands for; b"" for BOS and EOS."""
+        return self._token_bytes[token]
+
+    def token_lengths(self) -> np.ndarray:
+        """Source bytes per id, int32 [vocab_size]; 0 for BOS and EOS."""
+        return self._lengths.copy()
+
+    def byte_spans(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Start and end of every id in `decode(ids)`, int64 [n, 2]."""
+        lengths = self._lengths[np.asarray(ids, np.int64)].astype(np.int64)
+        ends = np.cumsum(lengths)
+        return np.stack([ends - lengths, ends], axis=-1)
+
+    def save(self, path: str | pathlib.Path) -> None:
+        """Write the library's JSON, which `BPETokenizer.load` and the library itself read."""
+        pathlib.Path(path).write_text(self.definition, encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | pathlib.Path) -> "BPETokenizer":
+        """Read a file that `save` wrote.
+
+        Raises:
+            UserError: the file is not a tokenizer, or not one that round-trips every byte string.
+        """
+        try:
+            tokenizer = cls(pathlib.Path(path).read_text(encoding="utf-8"))
+            library = tokenizer._library
+        except Exception as error:  # the library raises bare Exception
+            raise UserError(f"{path} is not a readable tokenizer file ({error}).") from error
+        if not set(_byte_alphabet()) <= set(library.get_vocab()):
+            raise UserError(f"{path} is no byte-level tokenizer: it has no token for some single bytes.")
+        probe = bytes(range(256)) + " I'd  said:\r\n\tﬁancée e\u0301 İ 漢字 🙂<bos><|endoftext|> \n 12345 ".encode()
+        try:
+            exact = tokenizer.decode(tokenizer.encode(probe)) == probe
+        except (KeyError, IndexError):  # tokens outside the byte alphabet
+            exact = False
+        if not exact:
+            raise UserError(f"{path} does not give back the bytes that it encoded, so it cannot be used here.")
+        return tokenizer
+
+
+def train_bpe(documents: Iterable[bytes], vocab_size: int) -> BPETokenizer:
+    """Learn a byte-level BPE with `vocab_size` ids: 256 bytes, merges seen at least twice, BOS and EOS.
+
+    Raises:
+        UserError: `vocab_size` is under 258, or the documents hold too few distinct pairs for it.
+    """
+    if vocab_size < 258:
+        raise UserError(f"A BPE vocabulary needs at least 258 ids (256 bytes, BOS and EOS), not {vocab_size}.")
+    library = tokenizers.Tokenizer(tokenizers.models.BPE())
+    library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size - 2, min_frequency=2, initial_alphabet=_byte_alphabet(), show_progress=False
+    )
+    texts = (piece for data in documents for run in _runs(data) if isinstance(run, str) for piece in _pieces(run))
+    library.train_from_iterator(texts, trainer)
+    if library.get_vocab_size() < vocab_size - 2:
+        raise UserError(
+            f"The corpus is too small for a BPE vocabulary of {vocab_size}: "
+            f"it yields only {library.get_vocab_size() + 2}."
+        )
+    return BPETokenizer(library.to_str())

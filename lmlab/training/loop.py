@@ -1,0 +1,220 @@
+"""Training from a `Run` to a run directory, top to bottom."""
+
+import json
+import math
+import os
+import subprocess
+import time
+
+import jax
+import numpy as np
+
+from lmlab import config
+from lmlab.data.bake import bake
+from lmlab.data.batches import TrainBatches, Windows
+from lmlab.errors import UserError
+from lmlab.evaluation.bits_per_byte import BitsPerByte, Data
+from lmlab.models.language_model import count_parameters
+from lmlab.training import checkpoints
+from lmlab.training.sharding import batch_sharding, make_mesh, place
+from lmlab.training.step import make_init, make_step
+from lmlab.training.writer import MetricsWriter
+
+
+def train(run, directory, on_metrics=lambda step, values: None):
+    """Train `run` in `directory`, resuming exactly where an earlier call stopped.
+
+    Returns (params, data) at the end of the run; `on_metrics(step, values)` sees every logged line. UserError if the
+    directory holds another run, or if mesh and batch do not fit the devices.
+    """
+    mesh = make_mesh(run.mesh)
+    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+    if run.batch_size % rows or run.batch_size % jax.process_count():
+        raise UserError(f"A batch of {run.batch_size} rows does not divide over {rows} devices.")
+    baked = bake(run.corpus, run.tokenizer)
+    claim(run, directory)
+    data = Data(baked, run.length, run.batch_size)
+
+    optimizer = run.optimizer.build(run.steps)
+    init, shardings = make_init(run, optimizer, mesh)
+    step_fn = make_step(run, optimizer, mesh, shardings)
+    batches = TrainBatches(
+        data.windows("train"), run.batch_size, run.seed, jax.process_index(), jax.process_count()
+    )
+    validate = BitsPerByte("validation")
+    flops_per_token = 3 * sum(run.model.flops(run.length).values())  # backward = 2 x forward
+
+    with checkpoints.checkpointer(os.path.join(os.path.abspath(directory), "checkpoints")) as saved:
+        start = checkpoints.latest_step(saved)
+        if start is None:
+            start, state = 0, init(jax.random.key(run.seed))
+        else:
+            abstract = jax.tree.map(
+                lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
+                jax.eval_shape(init, jax.random.key(0)),
+                shardings,
+            )
+            state = checkpoints.restore(saved, abstract)
+        writer = MetricsWriter(directory, start)
+        clock = Clock(directory, start)
+        totals = Totals(directory, start)
+
+        def log(step, metrics):
+            """Called one step late, so that the device never waits for the host."""
+            totals.add(jax.device_get(metrics))
+            if step % run.log_every and step != run.steps:
+                return
+            values = totals.values(step, clock.seconds(), flops_per_token * run.batch_size * run.length)
+            values["learning_rate"] = run.optimizer.learning_rate_at(step - 1, run.steps)
+            if not math.isfinite(values["loss"]):
+                raise UserError(f"The loss is {values['loss']} at step {step}; the checkpoints before it are kept.")
+            writer.write("train", step, values)
+            on_metrics(step, values)
+
+        pending = None
+        stream = batches.iterate(start)
+        for step in range(start + 1, run.steps + 1):
+            state, metrics = step_fn(state, place(next(stream), batch_sharding(mesh)))
+            if pending is not None:
+                log(*pending)
+            pending = (step, metrics)
+            last = step == run.steps
+            if step % run.evaluate_every == 0 or step % run.checkpoint_every == 0 or last:
+                log(*pending)
+                pending = None
+            if step % run.evaluate_every == 0 or last:
+                with clock.paused():
+                    values = validate(run.model, state.params, data)
+                at = {k: totals.last[k] for k in ("bytes", "flops", "seconds")}
+                writer.write("evaluation", step, at | {"split": "validation"} | values)
+            if step % run.checkpoint_every == 0 or last:
+                with clock.paused():
+                    checkpoints.save(saved, state, step, wait=last)
+        stream.close()
+        writer.close()
+    return state.params, data
+
+
+class Clock:
+    """Seconds of training over the life of a run: evaluations, checkpoints and time between restarts left out."""
+
+    def __init__(self, directory, start):
+        self._before = _last_line(directory, start).get("seconds", 0.0)
+        self._since, self._paused = time.monotonic(), 0.0
+
+    def seconds(self):
+        """Until now."""
+        return self._before + time.monotonic() - self._since - self._paused
+
+    def paused(self):
+        """Context whose duration does not count."""
+        clock = self
+
+        class Pause:
+            def __enter__(self):
+                self.entered = time.monotonic()
+
+            def __exit__(self, *error):
+                clock._paused += time.monotonic() - self.entered
+
+        return Pause()
+
+
+class Totals:
+    """Sums of the step's metrics since the last logged line, and the bytes and FLOPs of the whole run."""
+
+    def __init__(self, directory, start):
+        last = _last_line(directory, start)
+        self.last = {"bytes": last.get("bytes", 0), "seconds": last.get("seconds", 0.0), "flops": last.get("flops", 0)}
+        self._sums, self._steps = {}, 0
+
+    def add(self, metrics):
+        """One step's metrics, as NumPy scalars."""
+        for name, value in metrics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value)
+        self._steps += 1
+
+    def values(self, step, seconds, flops_per_step):
+        """The logged line of the steps since the last one."""
+        s, n = self._sums, self._steps
+        values = {
+            "bytes": self.last["bytes"] + int(s["target_bytes"]),
+            "flops": flops_per_step * step,
+            "seconds": round(seconds, 3),
+            "loss": s["loss"] / n,
+            "bpb": s["nats"] / (math.log(2) * max(1.0, s["target_bytes"])),
+            "bytes_per_second": s["target_bytes"] / max(1e-9, seconds - self.last["seconds"]),
+            "grad_norm": s["grad_norm"] / n,
+        }
+        stage = 0
+        while f"stage{stage}/starts" in s:
+            p = f"stage{stage}/"
+            positions = max(1.0, s[p + "positions"])
+            values[p + "F"] = s[p + "starts"] / positions
+            values[p + "G"] = s[p + "probability"] / positions
+            values[p + "bytes_per_chunk"] = s["target_bytes"] / max(1.0, s[p + "starts"])
+            values[p + "overflow"] = s[p + "overflow"] / max(1.0, s[p + "starts"])
+            stage += 1
+        self.last = {k: values[k] for k in ("bytes", "seconds", "flops")}
+        self._sums, self._steps = {}, 0
+        return values
+
+
+def _last_line(directory, start):
+    """The last training line at or before step `start`, or nothing."""
+    path, line = os.path.join(directory, "metrics.jsonl"), {}
+    if start and os.path.exists(path):
+        with open(path, encoding="utf-8") as f:
+            for text in f:
+                values = json.loads(text) if text.endswith("\n") else {"kind": "torn"}
+                if values["kind"] == "train" and values["step"] <= start:
+                    line = values
+    return line
+
+
+def claim(run, directory):
+    """Make `directory` this run's, or check that it is: run.json, run.txt and the commit."""
+    path, text = os.path.join(directory, "run.json"), json.dumps(config.to_json(run), indent=1)
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as f:
+            if f.read() != text:
+                raise UserError(f"{directory} holds another run: choose another directory, or delete it.")
+        return
+    if os.path.isdir(directory) and os.listdir(directory):
+        raise UserError(f"{directory} is not empty and holds no run.")
+    try:
+        os.makedirs(directory, exist_ok=True)
+        with open(os.path.join(directory, "run.txt"), "w", encoding="utf-8") as f:
+            f.write(config.to_text(run) + "\n")
+        with open(os.path.join(directory, "commit.txt"), "w", encoding="utf-8") as f:
+            f.write(commit() + "\n")
+        with open(path + ".new", "w", encoding="utf-8") as f:
+            f.write(text)
+        os.replace(path + ".new", path)
+    except OSError as error:
+        raise UserError(f"Cannot write the run directory {directory}: {error.strerror}.") from error
+
+
+def commit():
+    """Commit of the code that runs, "-dirty" if it has changes, or "unknown"."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    try:
+        out = subprocess.run(
+            ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return out.stdout.strip() or "unknown"
+
+
+def run_length_bytes(run):
+    """Nominal source bytes of the whole training."""
+    return int(run.steps * run.batch_size * run.length * np.float64(run.tokenizer.bytes_per_token))
+
+
+def parameters(run):
+    """Number of parameters of the run's model."""
+    return count_parameters(run.model)
