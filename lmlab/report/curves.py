@@ -1,4 +1,4 @@
-"""Learning curves as inline SVG: coloured by the page's style sheet, so they follow its light and dark modes."""
+"""Learning curves as inline SVG: coloured by the page's style sheet, so light and dark like it."""
 
 import dataclasses
 import html
@@ -13,14 +13,15 @@ LEFT, RIGHT, TOP, BOTTOM = 40, 168, 28, 46
 COLOURS = 8  # --arm0 .. --arm7 in page.css; beyond, the dashes tell arms of one colour apart
 DASHES = ("", "7 3", "2 3")
 MARKERS = ("M-3.2 0a3.2 3.2 0 1 0 6.4 0a3.2 3.2 0 1 0-6.4 0z", "M-3-3h6v6h-6z", "M0-4.2 4.2 0 0 4.2-4.2 0z",
-           "M0-4 3.8 3h-7.6z", "M0 4 3.8-3h-7.6z", "M-1.2-4h2.4v2.8h2.8v2.4h-2.8v2.8h-2.4v-2.8h-2.8v-2.4h2.8z",
+           "M0-4 3.8 3h-7.6z", "M0 4 3.8-3h-7.6z",
+           "M-1.2-4h2.4v2.8h2.8v2.4h-2.8v2.8h-2.4v-2.8h-2.8v-2.4h2.8z",
            "M-4-1.6h8v3.2h-8z")
 AXES = {"bytes": ("training bytes", "B"), "flops": ("training FLOPs", "")}
 
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """How one arm looks all over the page: a colour, a dash and a marker, so that none is told by colour alone."""
+    """How one arm looks all over the page: a colour, a dash and a marker, so never by colour alone."""
 
     index: int
 
@@ -66,7 +67,8 @@ def ticks(low, high, log):
     if log:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         for digits, every in (((1, 2, 5), 1), ((1,), 1), ((1,), 3)):
-            found = [d * 10.0**k for k in decades if k % every == 0 for d in digits if low <= d * 10.0**k <= high]
+            values = [d * 10.0**k for k in decades if k % every == 0 for d in digits]
+            found = [value for value in values if low <= value <= high]
             if len(found) <= 7:
                 return found
         return found
@@ -118,7 +120,7 @@ def chart(results, labels, x="bytes", y="bpb", unit="bits per byte"):
 
 
 def _lines(results, arm, x, y):
-    """[(points, kind)] of one arm, kind one of "train", "seed", "held-out"; the one to be labelled comes last."""
+    """[(points, kind)] of one arm, kind one of "train", "seed", "held-out"; the last gets the label."""
     curves = [curve(result, x, y) for result in results if result.arm == arm]
     trains = [Points(c.train.step, c.train.x, smooth(c.train.y)) for c in curves if c.train.x]
     evaluations = [c.evaluation for c in curves if c.evaluation.x]

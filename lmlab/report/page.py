@@ -10,15 +10,29 @@ from lmlab.report.curves import Style, chart
 from lmlab.report.quantities import duration, fixed, si
 from lmlab.report.tables import render_html
 
-HERE = pathlib.Path(__file__).parent
 # The browser itself is told to fetch nothing, whatever text a model wrote.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+HOW = {  # to read each section
+    "table": "One row per arm: what the paper reported beside what was measured here (↓ lower is better, "
+             "↑ higher is better). Blank means unknown; bold is the best mean of a measured column.",
+    "curves": "Bits per byte while training, lower is better. Lines with markers: held-out text, the mean "
+              "over seeds; thin lines: single seeds; pale lines: training text, smoothed over a tenth of the "
+              "training so far. The start of training may lie above the frame.",
+    "chunks": "Held-out text cut where each model cuts it. Every change of shade starts a chunk of the first "
+              "stage; every change of underline, solid or dotted, one of the second. A dashed box is a "
+              "character that a chunk boundary splits; small boxes are bytes without a printed form.",
+    "surprisal": "The same text, shaded by the bits that each byte cost. Point at a character to see its "
+                 "bytes under every model. A token's bits are spread evenly over its bytes.",
+    "samples": "Text that each model wrote, as it came, from the first seed.",
+    "provenance": "Where these numbers come from and what each arm cost; with several seeds, "
+                  "the mean of a run.",
+}
 
 
 def write_page(path, title, claim, views, results, provenance, arm_labels):
     """Write the report of `results` to `path`, atomically.
 
-    `views`: the tables, in order. `provenance`: {name: value}, where a value may be a list or again a mapping.
+    `views`: the tables, in order. `provenance`: {name: value}, a value also a list or again a mapping.
     `arm_labels`: {arm: label}; its order gives the arms their order and colours everywhere.
     """
     path = pathlib.Path(path)
@@ -36,38 +50,35 @@ def render_page(title, claim, views, results, provenance, arm_labels):
     firsts = {result.arm: result for result in reversed(sorted(results, key=lambda result: result.seed))}
     firsts = {arm: firsts[arm] for arm in labels if arm in firsts}
     sections = [
-        ("table", "Results", "One row per arm: what the paper reported beside what was measured here (↓ lower "
-         "is better, ↑ higher). Blank means unknown; bold is the best mean of a measured column.",
-         "".join(render_html(view, arms.swatch) for view in views)),
-        ("curves", "Learning curves", "Bits per byte while training, lower is better. Lines with markers: "
-         "held-out text, the mean over seeds; thin lines: single seeds; pale lines: training text, smoothed over a "
-         "tenth of the training so far. The start of training may lie above the frame.", _curves(results, labels, arms)),
-        ("chunks", "Chunks", "Held-out text cut where each model cuts it. Every change of shade starts a chunk of "
-         "the first stage; every change of underline, solid or dotted, one of the second. A dashed box is a character "
-         "that a chunk boundary splits; small boxes are bytes without a printed form.", _chunks(firsts, arms)),
-        ("surprisal", "Surprisal", "The same text, shaded by the bits that each byte cost. Point at a character "
-         "to see its bytes under every model. A token's bits are spread evenly over its bytes.",
-         _surprisal(firsts, arms)),
-        ("samples", "Samples", "Text that each model wrote, as it came, from the first seed.",
+        ("table", "Results", "".join(render_html(view, arms.swatch) for view in views)),
+        ("curves", "Learning curves", _curves(results, labels, arms)),
+        ("chunks", "Chunks", _chunks(firsts, arms)),
+        ("surprisal", "Surprisal", _surprisal(firsts, arms)),
+        ("samples", "Samples",
          _grid(arms.panel(arm, "", f'<div class="text">{text.text_html(result.sample)}</div>')
                for arm, result in firsts.items() if result.sample)),
-        ("provenance", "Provenance", "Where these numbers come from and what each arm cost. With several seeds, "
-         "the mean of one run.", _provenance(results, labels, arms, provenance)),
+        ("provenance", "Provenance", _provenance(results, labels, arms, provenance)),
     ]
-    sections = [section for section in sections if section[3]]
-    contents = "".join(f'<li><a href="#{key}">{heading}</a></li>' for key, heading, _, _ in sections)
-    body = "".join(f'<section id="{key}"><h2>{heading}</h2><p class="how">{how}</p>{content}</section>'
-                   for key, heading, how, content in sections)
+    sections = [section for section in sections if section[2]]
+    contents = "".join(f'<li><a href="#{key}">{heading}</a></li>' for key, heading, _ in sections)
+    body = "".join(f'<section id="{key}"><h2>{heading}</h2><p class="how">{HOW[key]}</p>{content}</section>'
+                   for key, heading, content in sections)
     facts = " · ".join(html.escape(_plain(provenance[name])) for name in ("scale", "commit", "date")
                        if provenance.get(name))
     pending = "" if results else '<p class="how">No run of this table has finished yet.</p>'
-    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+    title, style, script = html.escape(title), _asset("page.css"), _asset("page.js")
+    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f'<meta name="color-scheme" content="light dark">'
-            f'<style>{(HERE / "page.css").read_text()}</style></head><body><header><h1>{html.escape(title)}</h1><p class="claim">{html.escape(claim)}</p>'
-            f'<p class="facts">{facts}</p>{pending}</header><nav aria-label="Contents"><ol>{contents}</ol></nav>'
-            f"<main>{body}</main><script>{(HERE / 'page.js').read_text()}</script></body></html>\n")
+            f'<meta name="color-scheme" content="light dark"><style>{style}</style></head><body><header>'
+            f'<h1>{title}</h1><p class="claim"><small>The paper’s claim</small>{html.escape(claim)}</p>'
+            f'<p class="facts">{facts}</p>{pending}</header>'
+            f'<nav aria-label="Contents"><ol>{contents}</ol></nav>'
+            f"<main>{body}</main><script>{script}</script></body></html>\n")
+
+
+def _asset(name):
+    return pathlib.Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 class _Arms:
@@ -120,7 +131,8 @@ def _passages(groups, arms, describe, show):
 
 
 def _chunks(firsts, arms):
-    groups = [[(arm, passage) for arm, passage in group if passage["stages"]] for group in _by_passage(firsts)]
+    groups = [[(arm, passage) for arm, passage in group if passage["stages"]]
+              for group in _by_passage(firsts)]
     return _passages(groups, arms, text.describe_chunks, text.chunks_html)
 
 
@@ -144,7 +156,8 @@ def _provenance(results, labels, arms, provenance):
     facts = "".join(f"<div><dt>{html.escape(str(name))}</dt><dd>{html.escape(_plain(value))}</dd></div>"
                     for name, value in provenance.items() if value is not None)
     columns = [("Seeds", None, None), ("Parameters", "parameters", si),
-               ("FLOPs per byte", "flops_per_byte", si), ("Training bytes", "train_bytes", lambda v: si(v, "B")),
+               ("FLOPs per byte", "flops_per_byte", si),
+               ("Training bytes", "train_bytes", lambda v: si(v, "B")),
                ("Training FLOPs", "train_flops", si), ("Wall time", "seconds", duration),
                ("Bytes per second", "bytes_per_second", si),
                ("Bytes per chunk", "bytes_per_chunk", lambda v: fixed(v, 2))]

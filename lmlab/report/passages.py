@@ -1,8 +1,8 @@
 """Held-out text as a model sees it: which bytes belong together, and how surprising each one was.
 
-A passage is `{"bytes": [..], "surprisal": [bits per byte], "stages": [[1 where a chunk starts], ..]}`, all of one
-length (`stages` is empty for a model without chunks). Text is drawn by characters, never by bytes: a character
-that a chunk boundary cuts goes with its first byte and is marked.
+A passage is `{"bytes": [..], "surprisal": [bits per byte], "stages": [[1 where a chunk starts], ..]}`, all of
+one length (`stages` is empty for a model without chunks). Text is drawn by characters, never by bytes: a
+character that a chunk boundary cuts goes with its first byte and is marked.
 """
 
 import bisect
@@ -14,7 +14,7 @@ LEVELS = (0.25, 0.5, 1, 2, 3, 4, 6, 8)  # bits: the upper edges of all shades of
 
 
 def characters(data):
-    """`bytes -> (start, stop, text)` for every UTF-8 character; text is None for a byte that belongs to none."""
+    """`bytes -> (start, stop, text)` of every UTF-8 character; text is None for a stray byte."""
     start = 0
     while start < len(data):
         text, end = None, start + 1
@@ -50,8 +50,8 @@ def level(bits):
 def chunks(passage):
     """Runs of characters within one chunk at every stage: yields (characters, parities, split).
 
-    `parities` has 0 or 1 per stage and differs between neighbours where that stage starts a chunk; `split` says
-    that a boundary falls inside the run's last character (it can fall in no other).
+    `parities` has 0 or 1 per stage and differs between neighbours where that stage starts a chunk; `split`
+    says that a boundary falls inside the run's last character (it can fall in no other).
     """
     data = bytes(passage["bytes"])
     ids = [list(itertools.accumulate(starts)) for starts in passage["stages"]]
@@ -93,7 +93,7 @@ def chunks_html(passage):
 
 
 def surprisal_html(passage):
-    """Text shaded by bits per byte; a character of several bytes has one band per byte, and a title with all."""
+    """Text shaded by bits per byte; a character of several bytes has a band per byte; titles give all."""
     data, spans = bytes(passage["bytes"]), []
     for start, stop, text in characters(data):
         bits = passage["surprisal"][start:stop]

@@ -24,12 +24,12 @@ class Result:
     flops_per_byte: float  # of training
     metrics: dict[str, float]
     sample: str = ""
-    passages: tuple[dict, ...] = ()  # {"bytes": [ints], "surprisal": [bits], "stages": [[0 or 1 per byte], ..]}
+    passages: tuple[dict, ...] = ()  # as in lmlab/report/passages.py
     log: tuple[dict, ...] = ()
     directory: pathlib.Path | None = None
 
     def metric(self, name):
-        """An evaluated metric, or one of the run's own numbers (`parameters`, ..); None where there is none."""
+        """An evaluated metric, or one of the run's own numbers (`parameters`, ..), or None."""
         return self.metrics.get(name, getattr(self, name, None))
 
 
@@ -76,7 +76,7 @@ def _load(path):
 
 
 def _read_log(path):
-    """Rows in order. A resumed run repeats steps (the last row counts); a killed one may tear its last line."""
+    """Rows in order. A resumed run repeats steps (the last row counts); a killed one tears its last."""
     rows = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
@@ -100,11 +100,12 @@ def summarise(results, metrics):
 
 
 def _summary(values):
-    return Summary(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return Summary(statistics.fmean(values), spread, len(values))
 
 
 def curve(result, x="bytes", y="bpb"):
-    """Learning curve of one run against training "bytes" or "flops"; rows without both numbers are left out."""
+    """Learning curve of one run against training "bytes" or "flops"; rows lacking either are left out."""
 
     def points(kind, split):
         rows = [row for row in result.log

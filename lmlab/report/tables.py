@@ -1,4 +1,4 @@
-"""A paper's table, what it reported beside what was measured: for the terminal, for Markdown and for the page."""
+"""A paper's table, what it reported beside what was measured: for terminal, Markdown and page."""
 
 import dataclasses
 import html
@@ -43,7 +43,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class TableView:
-    """Arms by columns; the paper's columns and ours may differ. `source` says where the reported values stand."""
+    """Arms by columns; the paper's columns and ours may differ. `source`: where the reported values stand."""
 
     title: str
     reported_columns: list[Column]
@@ -53,7 +53,7 @@ class TableView:
     note: str = ""
 
     def best(self, column):
-        """The best measured mean of a column as printed; None without a direction or with fewer than two arms."""
+        """The best measured mean of a column as printed; None without direction or rivals."""
         shown = [round(row.measured[column.key].mean, column.digits) for row in self.rows
                  if column.key in row.measured]
         shown = [value for value in shown if value == value]  # a diverged arm (NaN) is never the best
@@ -92,13 +92,15 @@ def render_terminal(view):
                   caption=Text("\n".join(view.footnotes)), caption_justify="left", caption_style="dim",
                   header_style="", box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True)
     table.add_column("", max_width=28)
-    for origin, style, columns in (("paper", "dim", view.reported_columns), ("here", "", view.measured_columns)):
+    for origin, style, columns in (("paper", "dim", view.reported_columns),
+                                   ("here", "", view.measured_columns)):
         for column in columns:
             heading = f"{column.label}\n{column.unit} {ARROWS[column.better]}\n{origin}"
             table.add_column(Text(heading, style=style), justify="right", style=style,
                              min_width=max(map(len, heading.split())))
     for row in view.rows:
-        reported = [Text(fixed(row.reported.get(column.key), column.digits)) for column in view.reported_columns]
+        reported = [Text(fixed(row.reported.get(column.key), column.digits))
+                    for column in view.reported_columns]
         measured = [Text(_plain(row.measured.get(column.key), column),
                          style="bold" if _is_best(view, column, row.measured.get(column.key)) else "")
                     for column in view.measured_columns]
@@ -125,7 +127,7 @@ def render_markdown(view):
 
 
 def render_html(view, mark=lambda arm: ""):
-    """An HTML figure with the table. `mark(arm)` is HTML put before an arm's label: its colour on the page."""
+    """An HTML figure with the table. `mark(arm)` is HTML before an arm's label: its colour on the page."""
     groups = "".join(
         f'<th colspan="{len(columns)}" scope="colgroup" class="group">{origin}</th>'
         for origin, columns in (("Reported by the paper", view.reported_columns),
@@ -149,7 +151,8 @@ def render_html(view, mark=lambda arm: ""):
 
 
 def _heading(column, first):
-    arrow = f' <abbr title="{column.better} is better">{ARROWS[column.better]}</abbr>' if column.better else ""
+    arrow = f' <abbr title="{column.better} is better">{ARROWS[column.better]}</abbr>'
+    arrow = arrow if column.better else ""
     return (f'<th scope="col" class="number{" first" if first else ""}">{html.escape(column.label)}'
             f"<small>{html.escape(column.unit)}{arrow}</small></th>")
 
@@ -165,4 +168,5 @@ def _measured(view, column, summary):
     width = max(len(_spread(row.measured.get(column.key), column)) for row in view.rows)
     mean = fixed(summary.mean, column.digits)
     mean = f"<strong>{mean}</strong>" if _is_best(view, column, summary) else mean
-    return mean + (f'<span class="spread" style="--w:{width}">{_spread(summary, column)}</span>' if width else "")
+    spread = f'<span class="spread" style="--w:{width}">{_spread(summary, column)}</span>'
+    return mean + (spread if width else "")

@@ -8,7 +8,9 @@ from rich import progress
 from rich.cells import cell_len
 from rich.text import Text
 
-from lmlab.report.passages import LEVELS, characters, chunks, describe_chunks, describe_surprisal, glyph, level
+from lmlab.report.passages import (
+    LEVELS, characters, chunks, describe_chunks, describe_surprisal, glyph, level,
+)
 from lmlab.report.quantities import duration, si
 
 SHADES = ("on grey23", "on dark_blue")
@@ -42,7 +44,7 @@ def print_chunks(console, passage):
 
 
 def print_surprisal(console, passage):
-    """The passage shaded by bits (a character shows its costliest byte); a bar below each one without colour."""
+    """The passage shaded by bits (a character by its costliest byte); bars below it without colour."""
     data, lines, bars = bytes(passage["bytes"]), [Text()], [""]
     for start, stop, text in characters(data):
         shown, shade = _shown(text, data[start:stop]), max(map(level, passage["surprisal"][start:stop]))
@@ -68,7 +70,7 @@ def print_surprisal(console, passage):
 
 @contextlib.contextmanager
 def training_progress(total_steps, start_step=0):
-    """Yields an object with `.update(step, *, loss, bpb, bytes_per_second)`: a bar, or lines off a terminal."""
+    """Yields a bar (lines, off a terminal) with `.update(step, *, loss, bpb, bytes_per_second)`."""
     if not sys.stdout.isatty():
         yield _Lines(total_steps, start_step)
         return
@@ -93,7 +95,7 @@ class _Bar:
 
 
 class _Lines:
-    """One line per tenth of the steps; time left from the pace since the first update, so without compilation."""
+    """One line per tenth of the steps; time left by the pace since the first update: no compilation."""
 
     def __init__(self, total_steps, start_step):
         self.total, self.printed, self.first = total_steps, 10 * start_step // max(total_steps, 1), None

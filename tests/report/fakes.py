@@ -35,19 +35,20 @@ def make_run(directory, arm, seed=0, steps=400, finished=True, **changes):
     floor = final + rng.gauss(0, 0.01)
     rows = []
     for step in range(1, steps + 1):
-        at = {"step": step, "bytes": step * 8192, "flops": step * 8192 * flops_per_byte, "seconds": step * 0.1}
+        at = {"step": step, "bytes": step * 8192, "flops": step * 8192 * flops_per_byte}
         bpb = floor + 5.5 * math.exp(-step / steps * 40) + 0.9 * math.exp(-step / steps * 4)
-        rows.append({"kind": "train", **at, "bpb": bpb + rng.gauss(0, 0.08), "loss": bpb, "bytes_per_second": 5e4})
+        rows.append({"kind": "train", **at, "bpb": bpb + rng.gauss(0, 0.08), "seconds": step * 0.1})
         if step % (steps // 8) == 0:
             rows.append({"kind": "evaluation", **at, "split": "validation", "bpb": bpb + 0.05})
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = {
         "arm": arm, "seed": seed, "steps": steps, "train_bytes": steps * 8192, "seconds": steps * 0.1 + seed,
-        "train_flops": steps * 8192 * flops_per_byte, "parameters": parameters, "flops_per_byte": flops_per_byte,
+        "train_flops": steps * 8192 * flops_per_byte, "parameters": parameters,
+        "flops_per_byte": flops_per_byte,
         "metrics": {"bpb": rows[-1]["bpb"], "antspeak": floor + 1.6, "drop": floor + 0.8,
                     "random_case": floor + 1.0, "repeat": floor + 0.4, "bytes_per_second": 51234.5}
         | ({"bytes_per_chunk": 5.2} if stages else {}),
-        "sample": f"The {label} says: <script>alert(1)</script>\n\tand \x07 \ufffd so on, " + "then it ends. " * 12,
+        "sample": f"The {label} says: <script>alert(1)</script>\n\t\x07 \ufffd and so, " + "it ends. " * 9,
         "passages": [make_passage(stages, arm), make_passage(stages, arm, TEXT[:90])],
     } | changes
     if finished:

@@ -43,7 +43,7 @@ class Page(html.parser.HTMLParser):
 
 def write(tmp_path, results, title="Title", labels=LABELS, provenance=None):
     view = TableView("Table", [], [Column("bpb", "Validation", "bits per byte", "lower", 2)],
-                     [Row(result.arm, labels.get(result.arm, "?"), {}, {"bpb": Summary(2.0)}) for result in results])
+                     [Row(run.arm, labels.get(run.arm, "?"), {}, {"bpb": Summary(2.0)}) for run in results])
     path = tmp_path / "out" / "report.html"
     write_page(path, title, "A claim.", [view], results, provenance or {"command": "lmlab table"}, labels)
     return path.read_text(encoding="utf-8")
@@ -64,7 +64,7 @@ def test_the_page_is_well_formed_complete_and_alone(tmp_path, results):
     links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
     assert [link[1:] for link in links] == ["table", "curves", "chunks", "surprisal", "samples", "provenance"]
     assert {link[1:] for link in links} <= ids
-    assert not any(name in ("src", "srcset", "xlink:href") for _, attributes in page.tags for name in attributes)
+    assert not {"src", "srcset", "xlink:href"} & {name for _, attributes in page.tags for name in attributes}
     assert not any(tag in ("link", "img", "iframe", "object") for tag, _ in page.tags)
     assert not re.search(r"url\((?!#)|@import|https?://", source)
     assert len(source) < 3_000_000

@@ -17,7 +17,7 @@ def plain(markup):
 
 
 def passage(text, *stages):
-    return {"bytes": list(text), "surprisal": [1.0] * len(text), "stages": [list(starts) for starts in stages]}
+    return {"bytes": list(text), "surprisal": [1.0] * len(text), "stages": list(stages)}
 
 
 def test_characters_cover_every_byte_and_decode_what_is_utf8():

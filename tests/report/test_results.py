@@ -53,11 +53,13 @@ def test_a_curve_survives_a_torn_line_and_counts_a_repeated_step_once(tmp_path):
 
 
 @pytest.mark.parametrize("value, text", [(81920, "81.9 kB"), (999_999, "1 MB"), (0, "0 B"), (5, "5 B"),
-                                         (0.25, "0.25 B"), (1.5e12, "1.5 TB"), (1e5, "100 kB"), (math.inf, "inf B")])
+                                         (0.25, "0.25 B"), (1.5e12, "1.5 TB"), (1e5, "100 kB"),
+                                         (math.inf, "inf B")])
 def test_si(value, text):
     assert si(value, "B") == text
 
 
 def test_durations_and_fixed_digits():
-    assert [duration(s) for s in (3.14, 59.97, 61, 3725)] == ["3.1 s", "1 min 00 s", "1 min 01 s", "1 h 02 min"]
+    written = [duration(seconds) for seconds in (3.14, 59.97, 61, 3725)]
+    assert written == ["3.1 s", "1 min 00 s", "1 min 01 s", "1 h 02 min"]
     assert [fixed(1234.567, 1), fixed(None, 2)] == ["1,234.6", ""]

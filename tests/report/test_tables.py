@@ -7,7 +7,8 @@ from lmlab.report.results import Summary
 from lmlab.report.tables import Column, Row, TableView, render_html, render_markdown, render_terminal
 
 REPORTED = [Column("accuracy", "HellaSwag", "%", "higher", 1)]
-MEASURED = [Column("bpb", "Validation", "bits per byte", "lower", 2), Column("chunk", "Chunk", "bytes", None, 1)]
+MEASURED = [Column("bpb", "Validation", "bits per byte", "lower", 2),
+            Column("chunk", "Chunk", "bytes", None, 1)]
 VIEW = TableView("A table", REPORTED, MEASURED, [
     Row("a", "Arm | a", {"accuracy": 51.23}, {"bpb": Summary(2.104, 0.03, 3), "chunk": Summary(5.0)}),
     Row("b", "<b>", {}, {"bpb": Summary(2.101)}),

@@ -1,0 +1,22 @@
+"""Keep freed memory in the process (glibc).
+
+XLA's CPU back end allocates the outputs and temporaries of every execution anew. By default glibc returns blocks of
+that size to the kernel, and each step pays a page fault per 4 KiB again: measured here, writing a fresh 32 MB array
+took five times as long as writing one into memory that the process already had.
+"""
+
+import ctypes
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
+
+
+def keep_freed_memory():
+    """Tell malloc to serve large blocks from one heap that it never gives back. Does nothing without glibc."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(M_ARENA_MAX, 1)
+    mallopt(M_TOP_PAD, 64 * 2**20)
