@@ -1,29 +1,46 @@
 """Corpora to shards on disk, once: tokens of every split, where documents start, and a manifest that proves it."""
 
-import functools
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from lmlab.config import load_json
 from lmlab.data.corpora import split_of
 from lmlab.errors import UserError
-from lmlab.text.bpe import BPE, BPETokenizer
 
-FORMAT = 1
+FORMAT = 2  # in the folder's name: a change of what is baked must change it
 SPLITS = ("train", "validation", "test")
 SHARD_BYTES = 256 * 2**20
+GROUP_BYTES = 16 * 2**20  # of documents, encoded at once
 
 
 class TokenStream(NamedTuple):
     """Documents end to end, each as BOS, tokens, EOS."""
 
-    tokens: np.ndarray  # uint8, uint16 or uint32 [n]
+    tokens: Any  # uint8, uint16 or uint32 [n]: an array, or `Shards`
     starts: np.ndarray  # int64 [documents]: index of each BOS
+
+
+class Shards:
+    """Memory-mapped files that read as one array: `len` and slices. All but the last have the same length."""
+
+    def __init__(self, arrays):
+        self._arrays = arrays
+
+    def __len__(self):
+        return sum(len(array) for array in self._arrays)
+
+    def __getitem__(self, where):
+        start, stop, _ = where.indices(len(self))
+        size = len(self._arrays[0])
+        parts = range(start // size, -(-stop // size)) if start < stop else (0,)
+        return np.concatenate([self._arrays[i][max(0, start - i * size) : max(0, stop - i * size)] for i in parts])
 
 
 def cache_directory():
@@ -39,116 +56,147 @@ def token_dtype(vocab_size):
 def stream_of(documents, tokenizer):
     """An in-memory stream of documents (bytes)."""
     encoded = tokenizer.encode_batch(documents)
-    lengths = np.array([len(e) + 2 for e in encoded], np.int64)
-    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64) if len(lengths) else lengths
-    tokens = np.empty(int(lengths.sum()), token_dtype(tokenizer.vocab_size))
-    for start, ids in zip(starts, encoded, strict=True):
-        tokens[start] = tokenizer.bos
-        tokens[start + 1 : start + 1 + len(ids)] = ids
-        tokens[start + 1 + len(ids)] = tokenizer.eos
+    ends = np.cumsum([len(ids) + 2 for ids in encoded], dtype=np.int64)
+    starts = np.concatenate([np.zeros(1, np.int64), ends])[:-1]
+    tokens = np.empty(ends[-1] if len(ends) else 0, token_dtype(tokenizer.vocab_size))
+    for start, end, ids in zip(starts, ends, encoded, strict=True):
+        tokens[start], tokens[end - 1] = tokenizer.bos, tokenizer.eos
+        tokens[start + 1 : end - 1] = ids
     return TokenStream(tokens, starts)
 
 
 def bake(corpus, recipe, cache=None):
     """`Baked` tokens of `corpus` under a tokenizer recipe (`ByteTokenizer()` or `BPE(...)`), made once and reused.
 
-    A BPE is trained on the train split only. The folder appears whole or not at all. UserError for a corpus that is
-    unreadable, empty, or has a split without a document.
+    A BPE is trained on the train split only. The folder appears whole or not at all, also where several processes
+    bake at once. UserError for a corpus that is unreadable or empty, or has no document for a split of which it
+    should hold a share.
     """
     name = f"{corpus.fingerprint()}-{corpus.validation}-{corpus.test}-{recipe.fingerprint}-v{FORMAT}"
     directory = os.path.join(cache or cache_directory(), "baked", name)
-    if not os.path.exists(os.path.join(directory, "manifest.json")):
-        _write(corpus, recipe, directory)
+    if not os.path.exists(directory):
+        os.makedirs(os.path.dirname(directory), exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".baking-", dir=os.path.dirname(directory)) as temporary:
+            whole = os.path.join(temporary, "whole")
+            os.mkdir(whole)
+            _write(corpus, recipe, whole)
+            with contextlib.suppress(OSError):  # another process was first
+                os.rename(whole, directory)
     return Baked(directory, recipe)
 
 
-def _write(corpus, recipe, directory):
-    documents = {split: [] for split in SPLITS}
+def _documents(corpus):
+    """(split, bytes) of every document."""
     for document in corpus.documents():
-        documents[split_of(document.data, corpus.validation, corpus.test)].append(document.data)
-    for split in SPLITS:
-        if not documents[split]:
-            n = sum(len(d) for d in documents.values())
-            raise UserError(f"The corpus has {n} distinct documents, and none of them falls into its {split} split.")
-    os.makedirs(os.path.dirname(directory), exist_ok=True)
-    temporary = tempfile.mkdtemp(prefix=".baking-", dir=os.path.dirname(directory))
-    try:
-        tokenizer = recipe.train(documents["train"]) if isinstance(recipe, BPE) else recipe
-        if isinstance(recipe, BPE):
-            tokenizer.save(os.path.join(temporary, "tokenizer.json"))
-        manifest = {"format": FORMAT, "corpus": corpus.fingerprint(), "tokenizer": recipe.fingerprint, "splits": {}}
-        for split in SPLITS:
-            manifest["splits"][split] = _write_split(temporary, split, documents[split], tokenizer)
-        with open(os.path.join(temporary, "manifest.json"), "w", encoding="utf-8") as f:
-            json.dump(manifest, f, indent=1)
-        try:
-            os.rename(temporary, directory)
-        except OSError:  # another process was first, or an earlier one left a folder without a manifest
-            if not os.path.exists(os.path.join(directory, "manifest.json")):
-                shutil.rmtree(directory, ignore_errors=True)
-                os.rename(temporary, directory)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        yield document.split or split_of(document.data, corpus.validation, corpus.test), document.data
 
 
-def _write_split(folder, split, documents, tokenizer):
-    stream = stream_of(documents, tokenizer)
+def _write(corpus, recipe, folder):
+    tokenizer = recipe.train(data for split, data in _documents(corpus) if split == "train")
+    tokenizer.save(os.path.join(folder, "tokenizer.json"))
+    writers = {split: _SplitWriter(folder, split, tokenizer) for split in SPLITS}
+    for split, data in _documents(corpus):
+        writers[split].add(data)
+    splits = {split: writer.close() for split, writer in writers.items()}
+    total = sum(entry["documents"] for entry in splits.values())
+    if not total:
+        raise UserError("The corpus is empty.")
+    for split, share in {"train": 1, "validation": corpus.validation, "test": corpus.test}.items():
+        if share and not splits[split]["documents"]:
+            raise UserError(f"None of the corpus' {total} distinct documents falls into its {split} split.")
     files = {}
-    per_shard = SHARD_BYTES // stream.tokens.itemsize
-    parts = {
-        f"{split}-{i:05d}.bin": stream.tokens[i * per_shard : (i + 1) * per_shard]
-        for i in range(max(1, -(-len(stream.tokens) // per_shard)))
-    }
-    parts[f"{split}-starts.bin"] = stream.starts
-    for name, array in parts.items():
-        data = array.tobytes()
-        with open(os.path.join(folder, name), "wb") as f:
-            f.write(data)
-        files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    return {
-        "documents": len(documents),
-        "source_bytes": sum(len(d) for d in documents),
-        "tokens": len(stream.tokens),
-        "dtype": stream.tokens.dtype.name,
-        "files": files,
-    }
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        files[name] = {"bytes": os.path.getsize(path), "sha256": _sha256(path)}
+    manifest = {"format": FORMAT, "corpus": corpus.fingerprint(), "tokenizer": tokenizer.fingerprint}
+    with open(os.path.join(folder, "manifest.json"), "w", encoding="utf-8") as f:
+        json.dump(manifest | {"splits": splits, "files": files}, f, indent=1)
+
+
+def _sha256(path):
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+class _SplitWriter:
+    """Documents of one split to `<split>-00000.bin`, ... and `<split>-starts.npy`, in bounded memory."""
+
+    def __init__(self, folder, split, tokenizer):
+        self._prefix, self._tokenizer = os.path.join(folder, split), tokenizer
+        self._dtype = token_dtype(tokenizer.vocab_size)
+        self._per_shard = SHARD_BYTES // self._dtype.itemsize
+        self._group, self._group_bytes = [], 0
+        self._starts, self._tokens, self._source_bytes = [np.zeros(0, np.int64)], 0, 0
+
+    def add(self, data):
+        self._group.append(data)
+        self._group_bytes += len(data)
+        if self._group_bytes >= GROUP_BYTES:
+            self._flush()
+
+    def _flush(self):
+        stream = stream_of(self._group, self._tokenizer)
+        self._starts.append(stream.starts + self._tokens)
+        rest = stream.tokens
+        while len(rest):
+            shard, used = divmod(self._tokens, self._per_shard)
+            part, rest = np.split(rest, [self._per_shard - used])
+            with open(f"{self._prefix}-{shard:05d}.bin", "ab") as f:
+                f.write(part.tobytes())
+            self._tokens += len(part)
+        self._source_bytes += self._group_bytes
+        self._group, self._group_bytes = [], 0
+
+    def close(self):
+        self._flush()
+        starts = np.concatenate(self._starts)
+        np.save(f"{self._prefix}-starts.npy", starts)
+        return {
+            "documents": len(starts),
+            "source_bytes": self._source_bytes,
+            "tokens": self._tokens,
+            "dtype": self._dtype.name,
+        }
 
 
 class Baked:
-    """Baked tokens on disk: `.tokenizer`, `.split(name)`, `.documents(name)`, `.manifest`."""
+    """Baked tokens on disk: `.tokenizer`, `.split(name)`, `.documents(name)`, `.source_bytes(name)`, `.manifest`.
+
+    Opening checks that every file is there in its full size; `verify` checks every byte.
+    """
 
     def __init__(self, directory, recipe):
         self.directory = directory
-        with open(os.path.join(directory, "manifest.json"), encoding="utf-8") as f:
-            self.manifest = json.load(f)
-        for name, entry in self._files():
+        self.manifest = load_json(os.path.join(directory, "manifest.json"))
+        for name, entry in self.manifest["files"].items():
             path = os.path.join(directory, name)
             size = os.path.getsize(path) if os.path.exists(path) else None
             if size != entry["bytes"]:
-                found = "is missing" if size is None else f"has {size} bytes"
-                raise UserError(f"The baked file {path} {found} instead of {entry['bytes']}: delete its folder.")
-        self.tokenizer = recipe
-        if isinstance(recipe, BPE):
-            self.tokenizer = BPETokenizer.load(os.path.join(directory, "tokenizer.json"), recipe.bytes_per_token)
+                found = "is missing" if size is None else f"has {size} bytes instead of {entry['bytes']}"
+                raise UserError(f"The baked file {path} {found}: delete its folder.")
+        self.tokenizer = recipe.load(os.path.join(directory, "tokenizer.json"))
+        self._streams = {split: self._open(split) for split in SPLITS}
 
-    def _files(self):
-        return [item for split in self.manifest["splits"].values() for item in split["files"].items()]
+    def _open(self, split):
+        names = sorted(n for n in self.manifest["files"] if n.startswith(f"{split}-") and n.endswith(".bin"))
+        dtype = np.dtype(self.manifest["splits"][split]["dtype"])
+        maps = [np.memmap(os.path.join(self.directory, name), dtype, "r") for name in names]
+        tokens = Shards(maps) if len(maps) > 1 else maps[0] if maps else np.zeros(0, dtype)
+        return TokenStream(tokens, np.load(os.path.join(self.directory, f"{split}-starts.npy"), mmap_mode="r"))
 
     def verify(self):
         """UserError if any file's content is not what was baked."""
-        for name, entry in self._files():
-            with open(os.path.join(self.directory, name), "rb") as f:
-                if hashlib.sha256(f.read()).hexdigest() != entry["sha256"]:
-                    raise UserError(f"The baked file {os.path.join(self.directory, name)} is damaged: delete its folder.")
+        for name, entry in self.manifest["files"].items():
+            path = os.path.join(self.directory, name)
+            if _sha256(path) != entry["sha256"]:
+                raise UserError(f"The baked file {path} is damaged: delete its folder.")
 
-    @functools.lru_cache(maxsize=3)  # noqa: B019
     def split(self, name):
-        """`TokenStream` of a split, memory-mapped where it is one shard."""
-        entry = self.manifest["splits"][name]
-        shards = sorted(f for f in entry["files"] if not f.endswith("-starts.bin"))
-        maps = [np.memmap(os.path.join(self.directory, f), entry["dtype"], "r") for f in shards]
-        starts = np.fromfile(os.path.join(self.directory, f"{name}-starts.bin"), np.int64)
-        return TokenStream(maps[0] if len(maps) == 1 else np.concatenate(maps), starts)
+        """`TokenStream` of a split, memory-mapped."""
+        stream = self._streams[name]
+        if not len(stream.starts):
+            raise UserError(f"The corpus has no {name} split: its share of the documents is 0.")
+        return stream
 
     def source_bytes(self, name):
         """Bytes of the documents of a split."""

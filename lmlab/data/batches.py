@@ -15,6 +15,7 @@ class Windows:
     def __init__(self, stream, length, tokenizer):
         self.stream, self.length = stream, length
         self._lengths = tokenizer.token_lengths()
+        self._bounds = np.append(stream.starts, len(stream.tokens))
 
     def __len__(self):
         return max(1, -(-(len(self.stream.tokens) - 1) // self.length))
@@ -22,32 +23,40 @@ class Windows:
     def batch(self, indices):
         """Windows of these indices: {"tokens", "targets", "segment_ids", "target_bytes": int32 [B, L], "weights":
         float32 [B, L]}. An index of -1 is an empty row of weight 0."""
-        stream, L = self.stream, self.length
+        L = self.length
         indices = np.asarray(indices, np.int64)
-        position = np.where(indices[:, None] < 0, len(stream.tokens), indices[:, None] * L + np.arange(L + 1))
-        inside = position < len(stream.tokens)
-        clipped = np.minimum(position, len(stream.tokens) - 1)
-        tokens = np.where(inside, stream.tokens[clipped], 0).astype(np.int32)
-        document = np.searchsorted(stream.starts, clipped, side="right")
-        segment = np.where(inside, document - document[:, :1] + 1, 0).astype(np.int32)
-        scored = inside[:, 1:] & (segment[:, 1:] == segment[:, :-1])
+        ids_BM = np.zeros((len(indices), L + 1), np.int32)
+        inside_BM = np.zeros((len(indices), L + 1), bool)
+        # Documents are found by position, never by value: in a document, a byte that looks like BOS or EOS is text.
+        # bound[:, t]: position t of the window is the first of a document or just past the stream's end.
+        bound_BN = np.zeros((len(indices), L + 2), bool)
+        first, last = np.searchsorted(self._bounds, [indices * L, indices * L + L + 2])
+        for row in np.flatnonzero(indices >= 0):
+            begin = indices[row] * L
+            part = self.stream.tokens[begin : begin + L + 1]
+            ids_BM[row, : len(part)] = part
+            inside_BM[row, : len(part)] = True
+            bound_BN[row, self._bounds[first[row] : last[row]] - begin] = True
+
+        segments_BL = np.cumsum(bound_BN[:, :L], axis=1, dtype=np.int32) + ~bound_BN[:, :1]
+        scored_BL = inside_BM[:, 1:] & ~bound_BN[:, 1:-1]
+        targets_BL = np.where(scored_BL, ids_BM[:, 1:], 0)
         # The end of a document is a target of weight 1 that covers no byte: a code must say where it stops.
-        # By position, not by value: bytes 254 and 255 inside a document are text.
-        last = np.append(stream.starts[1:], len(stream.tokens)) - 1
-        is_end = scored & (clipped[:, 1:] == last[document[:, 1:] - 1])
-        covered = np.where(scored & ~is_end, self._lengths[tokens[:, 1:]], 0)
-        read = segment[:, :-1] * inside[:, :-1]
+        covers_BL = scored_BL & ~bound_BN[:, 2:]
         return {
-            "tokens": tokens[:, :-1],
-            "targets": np.where(scored, tokens[:, 1:], 0),
-            "segment_ids": read.astype(np.int32),
-            "weights": scored.astype(np.float32),
-            "target_bytes": covered.astype(np.int32),
+            "tokens": ids_BM[:, :-1],
+            "targets": targets_BL,
+            "segment_ids": np.where(inside_BM[:, :-1], segments_BL, 0),
+            "weights": scored_BL.astype(np.float32),
+            "target_bytes": np.where(covers_BL, self._lengths[targets_BL], 0),
         }
 
 
 class TrainBatches:
-    """Batch `step` of a run: rows of a global shuffle, a new order every epoch, the same on any number of hosts."""
+    """Batch `step` of a run: rows of a global shuffle, a new order every epoch, the same on any number of hosts.
+
+    The batch that straddles the end of an epoch takes its last rows from the next one.
+    """
 
     def __init__(self, windows, batch_size, seed, process_index=0, process_count=1):
         import grain

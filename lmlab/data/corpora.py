@@ -3,11 +3,11 @@
 import dataclasses
 import gzip
 import hashlib
-import io
 import json
 import os
 import sys
 import sysconfig
+import zlib
 from typing import NamedTuple
 
 from lmlab.errors import UserError
@@ -18,6 +18,7 @@ class Document(NamedTuple):
 
     name: str
     data: bytes
+    split: str | None = None  # None: the corpus' own fractions decide
 
 
 def split_of(data, validation=0.05, test=0.05):
@@ -36,18 +37,18 @@ def unique(documents):
             yield document
 
 
-def _walk(root):
+def _walk(root, skip=()):
+    """Paths of the files below `root` in a fixed order, without hidden ones."""
     for folder, folders, names in os.walk(root):
-        folders[:] = sorted(d for d in folders if d not in ("__pycache__", "site-packages", "_bundled"))
-        for name in sorted(names):
-            yield os.path.join(folder, name)
+        folders[:] = sorted(d for d in folders if not d.startswith(".") and d not in skip)
+        yield from (os.path.join(folder, name) for name in sorted(names) if not name.startswith("."))
 
 
 @dataclasses.dataclass(frozen=True)
 class StandardLibrary:
     """Sources and documentation of the running Python's standard library: text that every machine has.
 
-    `max_bytes`: take documents in the order of their hashes until this many bytes; None: all.
+    `max_bytes`: take documents in an order given by their content, skipping what no longer fits; None: all.
     """
 
     max_bytes: int | None = None
@@ -55,23 +56,23 @@ class StandardLibrary:
     test: float = 0.05
 
     def documents(self):
-        """Yields every document once."""
+        """Yields every distinct document once."""
         root = sysconfig.get_paths()["stdlib"]
         documents = []
-        for path in _walk(root):
-            if path.endswith((".py", ".txt", ".rst")):
+        for path in _walk(root, skip=("__pycache__", "site-packages", "dist-packages", "_bundled")):
+            # _sysconfigdata_*.py is how this machine's Python was built, not text that every machine has.
+            if path.endswith((".py", ".txt", ".rst")) and "_sysconfigdata" not in path:
                 with open(path, "rb") as f:
                     documents.append(Document(os.path.relpath(path, root), f.read()))
-        documents = list(unique(documents))
+        documents = unique(documents)
         if self.max_bytes is not None:
-            documents.sort(key=lambda d: hashlib.sha256(d.data).digest()[::-1])
-            total, kept = 0, []
-            for document in documents:
-                if total + len(document.data) <= self.max_bytes:
-                    total += len(document.data)
-                    kept.append(document)
-            documents = kept
-        yield from documents
+            # By the reversed hash: its first bytes decide the split, so the plain order would begin with all of test.
+            documents = sorted(documents, key=lambda d: hashlib.sha256(d.data).digest()[::-1])
+        total = 0
+        for document in documents:
+            if self.max_bytes is None or total + len(document.data) <= self.max_bytes:
+                total += len(document.data)
+                yield document
 
     def fingerprint(self):
         """Names the baked text: it changes with the Python, not with the machine."""
@@ -80,7 +81,7 @@ class StandardLibrary:
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """A file, or every file below a folder.
+    """A file, or every file below a folder but the hidden ones.
 
     .jsonl has one document per line in the field `text`, .parquet one per row in the column `text`; any other file
     is one document. A further .gz is unpacked.
@@ -94,19 +95,22 @@ class Files:
         """Yields every distinct document once; UserError for what cannot be read."""
         yield from unique(self._all())
 
+    def _paths(self):
+        return _walk(self.path) if os.path.isdir(self.path) else [self.path]
+
     def _all(self):
         if not os.path.exists(self.path):
             raise UserError(f"There is no corpus at {self.path}.")
-        for path in _walk(self.path) if os.path.isdir(self.path) else [self.path]:
+        for path in self._paths():
             try:
                 yield from _read(path)
-            except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error) as error:
                 raise UserError(f"Cannot read {path}: {type(error).__name__}: {error}.") from error
 
     def fingerprint(self):
         """Names the baked text: changes with any file's path, size or time."""
         h = hashlib.sha256(os.path.abspath(self.path).encode())
-        for path in _walk(self.path) if os.path.isdir(self.path) else [self.path]:
+        for path in self._paths():
             if os.path.exists(path):
                 status = os.stat(path)
                 h.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
@@ -114,20 +118,32 @@ class Files:
 
 
 def _read(path):
-    with open(path, "rb") as f:
-        data = f.read()
-    name = path
-    if name.endswith(".gz"):
-        data, name = gzip.decompress(data), name[:-3]
-    if name.endswith(".jsonl"):
-        for i, line in enumerate(data.splitlines()):
-            if line.strip():
-                yield Document(f"{path}:{i + 1}", json.loads(line)["text"].encode())
-    elif name.endswith(".parquet"):
-        import pyarrow.parquet
+    packed = path.endswith(".gz")
+    name = path.removesuffix(".gz")
+    with gzip.open(path) if packed else open(path, "rb") as f:
+        if name.endswith(".jsonl"):
+            for i, line in enumerate(f):
+                if line.strip():
+                    yield Document(f"{path}:{i + 1}", _text(json.loads(line), f"line {i + 1}"))
+        elif name.endswith(".parquet"):
+            for i, row in enumerate(_parquet_rows(f)):
+                yield Document(f"{path}:{i}", _text(row, f"row {i}"))
+        else:
+            yield Document(path, f.read())
 
-        table = pyarrow.parquet.read_table(io.BytesIO(data), columns=["text"])
-        for i, text in enumerate(table.column("text").to_pylist()):
-            yield Document(f"{path}:{i}", text.encode() if isinstance(text, str) else bytes(text or b""))
-    else:
-        yield Document(path, data)
+
+def _text(record, where):
+    """The field `text` as bytes; half a surrogate pair, which JSON can spell, is kept as it is."""
+    if not isinstance(record, dict) or not isinstance(record.get("text"), str | bytes):
+        raise ValueError(f"{where} has no text in the field 'text'")
+    text = record["text"]
+    return text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+
+
+def _parquet_rows(f):
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError('Reading .parquet needs pyarrow: pip install "lmlab[parquet]".') from error
+    for batch in pyarrow.parquet.ParquetFile(f).iter_batches(columns=["text"]):
+        yield from batch.to_pylist()

@@ -1,36 +1,50 @@
 """The five perturbations of H-Net's robustness table (arXiv 2507.07955, Table 3), after BLT (arXiv 2412.09871).
 
-They work on characters; bytes that are not UTF-8 pass through as characters of their own.
+They map bytes of UTF-8 text to bytes and work on its characters; a byte that is no UTF-8 counts as a character.
 """
 
+import functools
 import hashlib
 
 import numpy as np
 
 
+def _on_characters(function):
+    @functools.wraps(function)
+    def perturbation(data, rng):
+        return function(data.decode("utf-8", "surrogateescape"), rng).encode("utf-8", "surrogateescape")
+
+    return perturbation
+
+
+@_on_characters
 def _antspeak(text, rng):
     """Upper case, every character followed by a space."""
     return "".join(c.upper() + " " for c in text)
 
 
+@_on_characters
 def _drop(text, rng):
     """Each character vanishes with probability 0.1."""
     keep = rng.random(len(text)) >= 0.1
     return "".join(c for c, k in zip(text, keep, strict=True) if k)
 
 
+@_on_characters
 def _random_case(text, rng):
     """Each character upper or lower case, with probability 0.5 each."""
     upper = rng.random(len(text)) < 0.5
     return "".join(c.upper() if u else c.lower() for c, u in zip(text, upper, strict=True))
 
 
+@_on_characters
 def _repeat(text, rng):
     """A fifth of the characters stand two, three or four times."""
     times = np.where(rng.random(len(text)) < 0.2, rng.integers(2, 5, len(text)), 1)
     return "".join(c * n for c, n in zip(text, times, strict=True))
 
 
+@_on_characters
 def _upper_case(text, rng):
     """All upper case."""
     return text.upper()
@@ -52,6 +66,5 @@ def perturb(documents, name, seed=0):
     for data in documents:
         digest = hashlib.sha256(f"{name}:{seed}:".encode() + data).digest()
         rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-        text = PERTURBATIONS[name](data.decode("utf-8", "surrogateescape"), rng)
-        result.append(text.encode("utf-8", "surrogateescape"))
+        result.append(PERTURBATIONS[name](data, rng))
     return result

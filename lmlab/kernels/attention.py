@@ -72,17 +72,19 @@ def _blocked_bwd(window, residuals, g_BLHK):
     q, k, v, o, lses, segment_ids_BL = residuals
     g = jnp.swapaxes(g_BLHK, 1, 2)
     delta = jnp.sum((g * o).astype(jnp.float32), axis=-1, keepdims=True)
-    dq, dk, dv = [], jnp.zeros_like(k, jnp.float32), jnp.zeros_like(v, jnp.float32)
+    dq, dk, dv = [], *[jnp.zeros_like(jnp.swapaxes(x, 2, 3), jnp.float32) for x in (k, v)]
     for (qs, ks), lse in zip(_blocks(q.shape[2], window), lses, strict=True):
         s = jnp.einsum("bhqk,bhmk->bhqm", q[:, :, qs], k[:, :, ks], preferred_element_type=jnp.float32)
         p = jnp.exp(jnp.where(_block_mask(qs, ks, segment_ids_BL, window), s, MASKED) - lse)
         dp = jnp.einsum("bhqk,bhmk->bhqm", g[:, :, qs], v[:, :, ks], preferred_element_type=jnp.float32)
         ds = (p * (dp - delta[:, :, qs])).astype(q.dtype)
-        dv = dv.at[:, :, ks].add(jnp.einsum("bhqm,bhqk->bhmk", p.astype(g.dtype), g[:, :, qs]))
-        dk = dk.at[:, :, ks].add(jnp.einsum("bhqm,bhqk->bhmk", ds, q[:, :, qs]))
+        # [K, keys], not [keys, K]: of the two operands XLA's CPU back end then transposes the small one.
+        dv = dv.at[..., ks].add(jnp.einsum("bhqk,bhqm->bhkm", g[:, :, qs], p.astype(g.dtype)))
+        dk = dk.at[..., ks].add(jnp.einsum("bhqk,bhqm->bhkm", q[:, :, qs], ds))
         dq.append(jnp.einsum("bhqm,bhmk->bhqk", ds, k[:, :, ks]))
     dq = jnp.concatenate(dq, axis=2) * q.shape[-1] ** -0.5
-    return (*[jnp.swapaxes(x, 1, 2).astype(q.dtype) for x in (dq, dk, dv)], None)
+    dq, dk, dv = jnp.swapaxes(dq, 1, 2), jnp.moveaxis(dk, 3, 1), jnp.moveaxis(dv, 3, 1)
+    return (*[x.astype(q.dtype) for x in (dq, dk, dv)], None)
 
 
 blocked_attention.defvjp(_blocked_fwd, _blocked_bwd)

@@ -9,6 +9,37 @@ def rms_norm(x, scale, eps):
     return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps) * scale
 
 
+def swiglu_reference(x, wi, wo):
+    """(up * silu(gate)) wo with [up, gate] = x wi: [..., D], [D, 2, F], [F, D] -> [..., D]."""
+    return ((x @ wi[:, 0]) * jax.nn.silu(x @ wi[:, 1])) @ wo
+
+
+@jax.custom_vjp
+def swiglu(x, wi, wo):
+    """`swiglu_reference`, keeping only up and gate for the backward pass."""
+    return _swiglu_fwd(x, wi, wo)[0]
+
+
+def _swiglu_fwd(x, wi, wo):
+    up, gate = x @ wi[:, 0], x @ wi[:, 1]
+    return (up * jax.nn.silu(gate)) @ wo, (x, up, gate, wi, wo)
+
+
+def _swiglu_bwd(residuals, g):
+    x, up, gate, wi, wo = residuals
+    x, up, gate, g = (v.reshape(-1, v.shape[-1]) for v in (x, up, gate, g))
+    s = jax.nn.sigmoid(gate)
+    silu, dh = gate * s, g @ wo.T
+    # XLA's CPU back end transposes one operand of each weight gradient, and would fuse what makes the operand into
+    # the transposition, which then reads all of its inputs against the grain.
+    h, dup, dgate = jax.lax.optimization_barrier((up * silu, dh * silu, dh * up * (s + silu * (1 - s))))
+    dx = dup @ wi[:, 0].T + dgate @ wi[:, 1].T
+    return dx.reshape(*residuals[0].shape), jnp.stack([x.T @ dup, x.T @ dgate], axis=1), h.T @ g
+
+
+swiglu.defvjp(_swiglu_fwd, _swiglu_bwd)
+
+
 def softmax_cross_entropy_reference(logits_BLV, targets_BL):
     """-log softmax(logits)[target], nats per position, [B, L] float32."""
     log_p = jax.nn.log_softmax(logits_BLV.astype(jnp.float32))

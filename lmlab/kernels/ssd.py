@@ -8,10 +8,10 @@ With S the running sum of dt A inside a chunk, M_ij = exp(S_i - S_j) C_i.B_j for
 
     y = M (dt x) + exp(S) h_in C            h_out = exp(S_end) h_in + sum_j exp(S_end - S_j) dt_j x_j B_j^T
 
-Exponents are masked before exp: above the diagonal S_i - S_j is positive and would overflow, and a mask applied
-after it turns the gradient into 0 * inf. The backward pass is written out so that no [Q, Q] array outlives its
-chunk: decays are computed again, and the gradient of S needs no [Q, Q] reduction, since row and column sums of
-M * dM are dy_i.y_i and (dt x)_j.d(dt x)_j.
+Exponents are masked before exp: above the diagonal S_i - S_j is positive and would overflow, and a mask
+applied after it turns the gradient into 0 * inf. The backward pass is written out so that no [Q, Q] array
+outlives its chunk: decays are computed again, and the gradient of S needs no [Q, Q] reduction, since row and
+column sums of M * dM are dy_i.y_i and (dt x)_j.d(dt x)_j.
 
 Shapes: B batch, L length, H heads, P channels per head, N state size, Q chunk, Z chunks.
 """
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 
 def runs(segment_ids_BL, shape_BL):
-    """Number documents along each row from 0, rising by one wherever the segment id changes; zeros for None."""
+    """Documents numbered along each row from 0: one more wherever the segment id changes. Zeros for None."""
     if segment_ids_BL is None:
         return jnp.zeros(shape_BL, jnp.int32)
     change_BL = segment_ids_BL[:, 1:] != segment_ids_BL[:, :-1]
@@ -41,8 +41,8 @@ def ssd_step(h_BHPN, x_BHP, dt_BH, A_H, B_BN, C_BN):
 def ssd_reference(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, segment_ids_BL=None, h0_BHPN=None):
     """The recurrence, position by position; the state is reset wherever the segment id changes.
 
-    Returns (y_BLHP, h_BHPN), float32; `h` is the state after the last position. `h0` belongs to the document of
-    the first position.
+    Returns (y_BLHP, h_BHPN), float32; `h` is the state after the last position. `h0` belongs to the document
+    of the first position.
     """
     B, L, H, P = x_BLHP.shape
     if h0_BHPN is None:
@@ -64,15 +64,16 @@ def ssd_reference(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, segment_ids_BL=None, h0_BHP
 def ssd(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, segment_ids_BL=None, h0_BHPN=None, chunk=64):
     """`ssd_reference` over chunks of `chunk` positions; any L.
 
-    Products take operands of x's dtype and add up in float32; dt and A are float32. A position with dt = 0 leaves
-    the state as it is, so right padding is made inert by dt = 0 there and `h` is then the state after the last
-    position with dt > 0. Prefill does so with `segment_ids_BL=None`: padding with a segment id of its own would
-    be a new document, and reset the state.
+    Products take operands of x's dtype and add up in float32; dt and A are float32. A position with dt = 0
+    leaves the state as it is, so right padding is made inert by dt = 0 there and `h` is then the state after
+    the last position with dt > 0. Prefill does so with `segment_ids_BL=None`: padding with a segment id of its
+    own would be a new document, and reset the state.
     """
     B, L, H, P = x_BLHP.shape
     if h0_BHPN is None:
         h0_BHPN = jnp.zeros((B, H, P, B_BLN.shape[-1]), jnp.float32)
     run_BL = runs(segment_ids_BL, (B, L))
+    chunk = min(chunk, L)
     pad = -L % chunk
 
     def chunks(v_BL, mode="constant"):
@@ -92,11 +93,17 @@ def ssd(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, segment_ids_BL=None, h0_BHPN=None, ch
     return jnp.moveaxis(y_ZBQHP, 0, 1).reshape(B, L + pad, H, P)[:, :L], jnp.moveaxis(h_BNHP, 1, 3)
 
 
-_dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+def _dot(spec, a, b):
+    """Einsum that adds up in float32."""
+    dot = functools.partial(jnp.einsum, spec, preferred_element_type=jnp.float32)
+    if a.dtype == jnp.float32:
+        return dot(a, b)
+    # XLA's CPU back end has no batched product of two bfloat16 arrays with a float32 result.
+    return jax.lax.platform_dependent(a, b, cpu=lambda a, b: dot(*map(jnp.float32, (a, b))), default=dot)
 
 
 def _decays(dt_BQH, A_H, run_BQ, previous_B):
-    """Decays within a chunk: between positions [B, H, Q, Q], from the state coming in and to that going out [B, Q, H]."""
+    """Decays between positions [B, H, Q, Q], from the incoming state and to the outgoing one [B, Q, H]."""
     Q = run_BQ.shape[1]
     S_BQH = jnp.cumsum(dt_BQH * A_H, axis=1)
     S_BHQ = jnp.swapaxes(S_BQH, 1, 2)
@@ -108,7 +115,7 @@ def _decays(dt_BQH, A_H, run_BQ, previous_B):
 
 
 def _previous(run_ZBQ):
-    """The document that each chunk's incoming state belongs to, [Z, B]; the first chunk's own at the start."""
+    """The document that each chunk's incoming state belongs to, [Z, B]; of h0, the first position's."""
     return jnp.concatenate([run_ZBQ[:1, :, 0], run_ZBQ[:-1, :, -1]])
 
 
@@ -159,13 +166,13 @@ def _backward(residuals, gradients):
         du_inner_BQHP = jnp.swapaxes(_dot("bhij,bhip->bhjp", M_BHQQ, dy_BHQP), 1, 2)
         du_out_BQHP = leave_BQH[..., None] * _dot("bqn,bnhp->bqhp", B_BQN, dh_out_BNHP)
 
-        # Gradient of S. Its terms cancel, so they must be made of the rounded operands that the products above saw.
+        # Gradient of S. Its terms cancel, so they must be made of the rounded operands that the products saw.
         kept_BH = enter_BQH[:, -1] * jnp.sum(dh_BNHP * h_BNHP, axis=(1, 3))
         out_BQH = jnp.sum(u_BQHP * du_out_BQHP, axis=3)
         dS_BQH = jnp.sum(dy_BQHP * y_BQHP - u_BQHP * du_inner_BQHP, axis=3) - out_BQH
         dS_BQH = dS_BQH.at[:, -1].add(kept_BH + jnp.sum(out_BQH, axis=1))
-        # The decay into t acts on what crosses from t - 1 to t: it gets dS of t and of all that follows in t's
-        # document, and nothing where t starts a document.
+        # The decay into t acts on what crosses from t - 1 to t: it gets dS of t and of all that follows in
+        # t's document, and nothing where t starts a document.
         earlier_BQ = jnp.concatenate([previous_B[:, None], run_BQ[:, :-1]], axis=1)
         follows_BQQ = (run_BQ[:, :, None] == run_BQ[:, None, :]) & jnp.tri(run_BQ.shape[1], dtype=bool)
         follows_BQQ &= (run_BQ == earlier_BQ)[:, None, :]
@@ -179,7 +186,8 @@ def _backward(residuals, gradients):
         return (dh_BNHP, dA_H), (dx_BQHP, ddt_BQH, dB_BQN.astype(dtype), dC_BQN.astype(dtype))
 
     inputs = (x_ZBQHP, dt_ZBQH, B_ZBQN, C_ZBQN, run_ZBQ, _previous(run_ZBQ), h_ZBNHP, y_ZBQHP, dy_ZBQHP)
-    (dh_BNHP, dA_H), (dx, ddt, dB, dC) = jax.lax.scan(body, (dh_BNHP, jnp.zeros_like(A_H)), inputs, reverse=True)
+    carry = (dh_BNHP, jnp.zeros_like(A_H))
+    (dh_BNHP, dA_H), (dx, ddt, dB, dC) = jax.lax.scan(body, carry, inputs, reverse=True)
     return dx, ddt, dA_H, dB, dC, dh_BNHP, None
 
 

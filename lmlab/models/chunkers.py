@@ -35,12 +35,19 @@ class LearnedChunker(nn.Module):
 
     p_t = (1 - cos(W_q h_{t-1}, W_k h_t)) / 2; a chunk starts where p_t > 1/2. The time indices are those of the
     released code (the paper prints q_t and k_{t-1}); both projections start as the identity.
-    `target` N: desired bytes (or inner chunks) per chunk. `ratio_weight` is the paper's alpha.
+    `target` N: desired bytes (or inner chunks) per chunk. `ratio_weight` is the paper's alpha. `achieved`: positions
+    per chunk that FLOPs are planned with, where it is known to differ from N.
     """
 
     d_model: int
     target: float = 6.0
     ratio_weight: float = 0.03
+    achieved: float | None = None
+
+    @property
+    def positions_per_chunk(self):
+        """Nominal compression, for counting FLOPs."""
+        return self.achieved or self.target
 
     def setup(self):
         shape, axes = (self.d_model, self.d_model), ("embed", None)
@@ -51,9 +58,9 @@ class LearnedChunker(nn.Module):
         q = previous.astype(self.wq.dtype) @ self.wq
         k = current.astype(self.wk.dtype) @ self.wk
         q, k = q.astype(jnp.float32), k.astype(jnp.float32)
-        # max(|x|, 1e-12) as rsqrt(max(x.x, 1e-24)): the gradient stays finite at zero.
-        norm = jax.lax.rsqrt(jnp.maximum(jnp.sum(q * q, -1), 1e-24) * jnp.maximum(jnp.sum(k * k, -1), 1e-24))
-        return jnp.clip((1 - jnp.sum(q * k, -1) * norm) / 2, 0, 1)
+        # 1 / max(|x|, 1e-12), in a form whose gradient stays finite at x = 0 (empty slots, first positions).
+        q_scale, k_scale = [jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1), 1e-24)) for x in (q, k)]
+        return jnp.clip((1 - jnp.sum(q * k, -1) * q_scale * k_scale) / 2, 0, 1)
 
     def __call__(self, h_BLD, tokens_BL, segment_ids_BL):
         """Routing of packed rows."""
@@ -101,16 +108,16 @@ def _ruled(start_BL):
 
 
 class FixedStride(nn.Module):
-    """A chunk every `target` positions of a document (H-Net's "pool" baseline; MegaByte's patches)."""
+    """A chunk every `positions_per_chunk` positions of a document (H-Net's "pool" baseline; MegaByte's patches)."""
 
-    target: int
+    positions_per_chunk: int
 
     def __call__(self, h_BLD, tokens_BL, segment_ids_BL):
         """Routing of packed rows."""
         first_BL = segment_starts(segment_ids_BL)
         position_L = jnp.arange(tokens_BL.shape[1])
         offset_BL = position_L - jax.lax.cummax(jnp.where(first_BL, position_L, 0), axis=1)
-        return _ruled((offset_BL % self.target == 0) & (segment_ids_BL > 0))
+        return _ruled((offset_BL % self.positions_per_chunk == 0) & (segment_ids_BL > 0))
 
     @nn.nowrap
     def init_cache(self, batch):
@@ -123,7 +130,7 @@ class FixedStride(nn.Module):
 
     def step(self, h_BD, tokens_B, cache, active_B):
         """(start_B, probability_B, cache)."""
-        start_B = (cache % self.target == 0) & active_B
+        start_B = (cache % self.positions_per_chunk == 0) & active_B
         return start_B, start_B.astype(jnp.float32), cache + active_B
 
     @nn.nowrap
@@ -142,10 +149,10 @@ def spacelike(byte):
 class Whitespace(nn.Module):
     """A chunk at every spacelike byte that follows one which is not (SpaceByte, arXiv 2404.14408).
 
-    `target` is only the nominal number of bytes per chunk that FLOPs are counted with.
+    `positions_per_chunk` is only the nominal compression that FLOPs are counted with.
     """
 
-    target: float = 6.0
+    positions_per_chunk: float = 6.0
 
     def __call__(self, h_BLD, tokens_BL, segment_ids_BL):
         """Routing of packed rows; the rule reads only bytes up to t."""

@@ -137,12 +137,15 @@ class Hierarchy(nn.Module):
         return y_BD, {"encoder": encoder, "chunker": chunker, "inner": inner, "last": last_BD, "decoder": decoder}
 
     @nn.nowrap
-    def flops(self, length):
-        """Forward FLOPs per position of this stage by part, at the chunkers' nominal compression."""
-        inner = self.inner.flops(length / self.chunker.target)
+    def flops(self, length, ratios=()):
+        """Forward FLOPs per position of this stage by part.
+
+        `ratios`: measured positions per chunk of each stage, from the outside in; without them, the chunkers' nominal.
+        """
+        ratio, deeper = (ratios[0], ratios[1:]) if ratios else (self.chunker.positions_per_chunk, ())
         parts = {f"encoder/{k}": v for k, v in self.encoder.flops(length).items()}
         parts["chunking"] = self.chunker.flops() + self.unpool.flops()
-        parts |= {f"inner/{k}": v / self.chunker.target for k, v in inner.items()}
+        parts |= {f"inner/{k}": v / ratio for k, v in self.inner.flops(length / ratio, deeper).items()}
         parts |= {f"decoder/{k}": v for k, v in self.decoder.flops(length).items()}
         return parts
 

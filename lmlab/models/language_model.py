@@ -35,6 +35,10 @@ class LanguageModel(nn.Module):
         if not self.tied:
             self.head = parameter(self, "head", normal(0.02), shape[::-1], ("embed", "vocab"))
 
+    def embed_tokens(self, tokens):
+        """[...] -> [..., D]: what the backbone reads."""
+        return embed(self.embedding, tokens)
+
     def _logits(self, y):
         head = self.embedding.T if self.tied else self.head
         return (y.astype(head.dtype) @ head).astype(jnp.float32)
@@ -43,8 +47,7 @@ class LanguageModel(nn.Module):
         """`segment_ids_BL` numbers the documents packed in a row from 1, 0 is padding; None: one document a row."""
         if segment_ids_BL is None:
             segment_ids_BL = jnp.ones_like(tokens_BL)
-        x_BLD = embed(self.embedding, tokens_BL)
-        y_BLD, stages = self.backbone(x_BLD, tokens_BL, segment_ids_BL)
+        y_BLD, stages = self.backbone(self.embed_tokens(tokens_BL), tokens_BL, segment_ids_BL)
         return Output(self._logits(y_BLD), stages)
 
     @nn.nowrap
@@ -54,24 +57,24 @@ class LanguageModel(nn.Module):
 
     def prefill(self, tokens_BL, valid_BL, cache):
         """Forward over right-padded prompts: (logits_BLV, cache behind each prompt)."""
-        y_BLD, cache = self.backbone.prefill(embed(self.embedding, tokens_BL), tokens_BL, valid_BL, cache)
+        y_BLD, cache = self.backbone.prefill(self.embed_tokens(tokens_BL), tokens_BL, valid_BL, cache)
         return self._logits(y_BLD), cache
 
     def step(self, tokens_B, cache, active_B=None):
         """One token for the active rows (None: all): (logits_BV, cache)."""
         if active_B is None:
             active_B = jnp.ones(tokens_B.shape, bool)
-        y_BD, cache = self.backbone.step(self.embedding[tokens_B], tokens_B, cache, active_B)
+        y_BD, cache = self.backbone.step(self.embed_tokens(tokens_B), tokens_B, cache, active_B)
         return self._logits(y_BD), cache
 
     @nn.nowrap
-    def flops(self, length):
-        """Forward FLOPs per token by part at sequence length `length` (tokens).
+    def flops(self, length, ratios=()):
+        """Forward FLOPs per token by part at sequence length `length` (tokens), chunks at `ratios` or as planned.
 
         Embedding and head count 2 V d each, as the paper counts them (H-Net, arXiv 2507.07955, appendix B).
         """
         io = 2 * self.vocab_size * self.backbone.d_model
-        return {"embedding": io, **self.backbone.flops(length), "head": io}
+        return {"embedding": io, **self.backbone.flops(length, ratios), "head": io}
 
 
 def init(model, key, length=8):

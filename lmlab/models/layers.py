@@ -10,7 +10,7 @@ to mesh axes.
 import flax.linen as nn
 import jax.numpy as jnp
 
-from lmlab.kernels.elementwise import rms_norm
+from lmlab.kernels.elementwise import rms_norm, swiglu
 
 
 def normal(std):
@@ -50,9 +50,7 @@ class SwiGLU(nn.Module):
 
     def __call__(self, x):
         """[..., D] -> [..., D]."""
-        x = x.astype(self.wi.dtype)
-        up, gate = x @ self.wi[:, 0], x @ self.wi[:, 1]
-        return (up * nn.silu(gate)) @ self.wo
+        return swiglu(x.astype(self.wi.dtype), self.wi, self.wo)
 
     @nn.nowrap
     def flops(self):

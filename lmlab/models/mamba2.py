@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lmlab.kernels.convolution import causal_conv, causal_conv_step
+from lmlab.kernels.convolution import causal_conv, causal_conv_state, causal_conv_step
 from lmlab.kernels.elementwise import rms_norm
 from lmlab.kernels.ssd import ssd, ssd_step
 from lmlab.models.layers import normal, parameter
@@ -34,6 +34,7 @@ class Mamba2(nn.Module):
     expand: int = 2
     head_dim: int = 64
     out_std: float = 0.02
+    chunk: int = 64  # positions per chunk of the SSD
 
     @property
     def d_inner(self):
@@ -70,6 +71,9 @@ class Mamba2(nn.Module):
         x, b, c = jnp.split(nn.silu(xbc), [E, E + N], axis=-1)
         return x.reshape(*x.shape[:-1], self.n_heads, self.head_dim), b, c
 
+    def _a(self):
+        return -jnp.exp(self.A_log.astype(jnp.float32))
+
     def _out(self, y, x, z):
         """Skip D x, gate, RMSNorm after the gate, output projection."""
         y = y + self.D[:, None] * x.astype(jnp.float32)
@@ -80,42 +84,40 @@ class Mamba2(nn.Module):
         """Packed rows."""
         z, xbc, dt = self._project(x_BLD)
         x, b, c = self._split(causal_conv(xbc, self.conv_kernel, self.conv_bias, segment_ids_BL))
-        y, _ = ssd(x, dt, -jnp.exp(self.A_log), b, c, segment_ids_BL)
+        y, _ = ssd(x, dt, self._a(), b, c, segment_ids_BL, chunk=self.chunk)
         return self._out(y, x, z)
 
     @nn.nowrap
-    def init_cache(self, batch, length):
-        """The last inputs of the convolution and the SSM state; both are of a size that `length` does not change."""
-        conv = (batch, self.d_conv, self.d_inner + 2 * self.d_state)
+    def init_cache(self, batch, length, dtype=jnp.float32):
+        """The last inputs of the convolution and the float32 SSM state; `length` changes the size of neither."""
         return {
-            "conv": jnp.zeros(conv),
-            "ssm": jnp.zeros((batch, self.n_heads, self.head_dim, self.d_state)),
+            "conv": jnp.zeros((batch, self.d_conv, self.d_inner + 2 * self.d_state), dtype),
+            "ssm": jnp.zeros((batch, self.n_heads, self.head_dim, self.d_state), jnp.float32),
         }
 
     def prefill(self, x_BLD, valid_BL, cache):
-        """Right-padded prompts into an empty cache: (y_BLD, cache behind each prompt)."""
+        """Right-padded continuations of what the cache has seen: (y_BLD, cache behind each valid prefix)."""
         z, xbc, dt = self._project(x_BLD)
-        x, b, c = self._split(causal_conv(xbc, self.conv_kernel, self.conv_bias))
-        y, state = ssd(x, dt * valid_BL[..., None], -jnp.exp(self.A_log), b, c)
-        taps = jnp.sum(valid_BL, axis=1)[:, None] - self.d_conv + jnp.arange(self.d_conv)
-        last = jnp.take_along_axis(xbc, jnp.maximum(taps, 0)[..., None], axis=1)
-        conv = jnp.where(taps[..., None] >= 0, last, 0).astype(jnp.float32)
+        x, b, c = self._split(causal_conv(xbc, self.conv_kernel, self.conv_bias, state_BKC=cache["conv"]))
+        dt = jnp.where(valid_BL[..., None], dt, 0)  # no decay and no input: padding leaves the state as it is
+        y, state = ssd(x, dt, self._a(), b, c, h0_BHPN=cache["ssm"], chunk=self.chunk)
+        conv = causal_conv_state(cache["conv"], xbc, jnp.sum(valid_BL, axis=1))
         return self._out(y, x, z), {"conv": conv, "ssm": state}
 
     def step(self, x_BD, cache, active_B):
-        """One position for the active rows."""
+        """One position for the active rows; the cache of the others does not change."""
         z, xbc, dt = self._project(x_BD)
         xbc, conv = causal_conv_step(cache["conv"], xbc, self.conv_kernel, self.conv_bias)
         x, b, c = self._split(xbc)
-        y, state = ssd_step(cache["ssm"], x, dt, -jnp.exp(self.A_log), b, c)
+        y, state = ssd_step(cache["ssm"], x, dt, self._a(), b, c)
         new = {"conv": conv, "ssm": state}
         keep = lambda n, o: jnp.where(active_B.reshape(-1, *[1] * (n.ndim - 1)), n, o)  # noqa: E731
         return self._out(y, x, z), jax.tree.map(keep, new, cache)
 
     @nn.nowrap
     def flops(self, length):
-        """Forward FLOPs per position (H-Net, arXiv 2507.07955, appendix B, with the output projection at its true
-        size, `expand` times the printed one)."""
+        """Forward FLOPs per position (H-Net, arXiv 2507.07955, appendix B, with the output projection at its
+        true size, `expand` times the printed one)."""
         d, e, n = self.d_model, self.expand, self.d_state
         projections = 4 * e * d * d + 2 * d * (2 * n + self.n_heads) + 2 * e * d * d
         return projections + 6 * e * d * n + 2 * d * self.d_conv + 5 * d

@@ -118,8 +118,8 @@ class Stack(nn.Module):
         return self.norm(x_BD), new
 
     @nn.nowrap
-    def flops(self, length):
-        """Forward FLOPs per position, by part, at sequence length `length`."""
+    def flops(self, length, ratios=()):
+        """Forward FLOPs per position, by part, at sequence length `length`; a stack has no chunks."""
         total = {}
         for letter in parse_layout(self.layout):
             block = self._block(letter)

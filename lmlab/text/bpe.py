@@ -60,6 +60,7 @@ class BPE:
     """Recipe: a byte-level BPE of `vocab_size` ids (BOS and EOS among them), trained on the corpus' train split."""
 
     vocab_size: int
+    bytes_per_token: float = 4.0  # nominal, for FLOPs per byte before anything is trained; never used in a score
 
     @property
     def fingerprint(self) -> str:
@@ -68,7 +69,14 @@ class BPE:
 
     def train(self, documents: Iterable[bytes]) -> "BPETokenizer":
         """Learn the merges; see `train_bpe`."""
-        return train_bpe(documents, self.vocab_size)
+        return train_bpe(documents, self.vocab_size, self.bytes_per_token)
+
+    def load(self, path: str | pathlib.Path) -> "BPETokenizer":
+        """Read what this recipe trained; see `BPETokenizer.load`."""
+        tokenizer = BPETokenizer.load(path, self.bytes_per_token)
+        if tokenizer.vocab_size != self.vocab_size:
+            raise UserError(f"{path} has {tokenizer.vocab_size} ids, not the {self.vocab_size} that were asked for.")
+        return tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +88,7 @@ class BPETokenizer:
     """
 
     definition: str = dataclasses.field(repr=False)
+    bytes_per_token: float = 4.0  # the recipe's
 
     @functools.cached_property
     def _library(self) -> tokenizers.Tokenizer:
@@ -133,12 +142,12 @@ class BPETokenizer:
         return encoded + self._encode_group(group)
 
     def _encode_group(self, documents: list[bytes]) -> list[np.ndarray]:
-        texts, plans = [], []  # a plan: per part of the document, an index into `texts` or (the token of a byte,)
+        texts, plans = [], []  # a plan: per part of the document, an index into `texts` or the ids [1] of a byte
         for data in documents:
             plan = []
             for run in _runs(data):
                 if isinstance(run, int):
-                    plan.append((self._byte_ids[run],))
+                    plan.append(np.array([self._byte_ids[run]], np.int32))
                     continue
                 for piece in _pieces(run):
                     plan.append(len(texts))
@@ -146,11 +155,10 @@ class BPETokenizer:
             plans.append(plan)
         encodings = self._library.encode_batch_fast(texts, add_special_tokens=False)
         ids = [np.array(encoding.ids, np.int32) for encoding in encodings]
+        none = np.zeros(0, np.int32)
         return [
-            np.concatenate([np.zeros(0, np.int32), *(ids[part] if isinstance(part, int) else part for part in plan)])
-            .astype(np.int32, copy=False)
-            for plan in plans
-        ]  # fmt: skip
+            np.concatenate([none, *(ids[part] if isinstance(part, int) else part for part in plan)]) for plan in plans
+        ]
 
     def decode(self, ids: Sequence[int] | np.ndarray, skip_special: bool = False) -> bytes:
         """Ids to bytes. BOS and EOS stand for no bytes, so `skip_special` changes nothing here."""
@@ -175,14 +183,14 @@ class BPETokenizer:
         pathlib.Path(path).write_text(self.definition, encoding="utf-8")
 
     @classmethod
-    def load(cls, path: str | pathlib.Path) -> "BPETokenizer":
+    def load(cls, path: str | pathlib.Path, bytes_per_token: float = 4.0) -> "BPETokenizer":
         """Read a file that `save` wrote.
 
         Raises:
             UserError: the file is not a tokenizer, or not one that round-trips every byte string.
         """
         try:
-            tokenizer = cls(pathlib.Path(path).read_text(encoding="utf-8"))
+            tokenizer = cls(pathlib.Path(path).read_text(encoding="utf-8"), bytes_per_token)
             library = tokenizer._library
         except Exception as error:  # the library raises bare Exception
             raise UserError(f"{path} is not a readable tokenizer file ({error}).") from error
@@ -198,7 +206,7 @@ class BPETokenizer:
         return tokenizer
 
 
-def train_bpe(documents: Iterable[bytes], vocab_size: int) -> BPETokenizer:
+def train_bpe(documents: Iterable[bytes], vocab_size: int, bytes_per_token: float = 4.0) -> BPETokenizer:
     """Learn a byte-level BPE with `vocab_size` ids: 256 bytes, merges seen at least twice, BOS and EOS.
 
     Raises:
@@ -219,4 +227,4 @@ def train_bpe(documents: Iterable[bytes], vocab_size: int) -> BPETokenizer:
             f"The corpus is too small for a BPE vocabulary of {vocab_size}: "
             f"it yields only {library.get_vocab_size() + 2}."
         )
-    return BPETokenizer(library.to_str())
+    return BPETokenizer(library.to_str(), bytes_per_token)

@@ -1,7 +1,6 @@
 """The tokenizer that is none: one token per byte."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterable, Sequence
 
@@ -27,6 +26,11 @@ class ByteTokenizer:
     @property
     def eos(self) -> int:
         return 255
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Source bytes per token, BOS and EOS aside."""
+        return 1.0
 
     @property
     def fingerprint(self) -> str:
@@ -66,5 +70,8 @@ class ByteTokenizer:
         return np.stack([starts, starts + 1], axis=-1)
 
     def save(self, path: str | pathlib.Path) -> None:
-        """Write a file that `load_tokenizer` reads."""
-        pathlib.Path(path).write_text(json.dumps({"lmlab": "bytes"}))
+        """Write nothing: there is nothing to keep."""
+
+    def load(self, path: str | pathlib.Path) -> "ByteTokenizer":
+        """Read nothing."""
+        return self

@@ -7,14 +7,11 @@ import subprocess
 import time
 
 import jax
-import numpy as np
-
 from lmlab import config
 from lmlab.data.bake import bake
 from lmlab.data.batches import TrainBatches, Windows
 from lmlab.errors import UserError
 from lmlab.evaluation.bits_per_byte import BitsPerByte, Data
-from lmlab.models.language_model import count_parameters
 from lmlab.training import checkpoints
 from lmlab.training.sharding import batch_sharding, make_mesh, place
 from lmlab.training.step import make_init, make_step
@@ -208,13 +205,3 @@ def commit():
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
     return out.stdout.strip() or "unknown"
-
-
-def run_length_bytes(run):
-    """Nominal source bytes of the whole training."""
-    return int(run.steps * run.batch_size * run.length * np.float64(run.tokenizer.bytes_per_token))
-
-
-def parameters(run):
-    """Number of parameters of the run's model."""
-    return count_parameters(run.model)

@@ -33,6 +33,8 @@ class Run:
         for name in ("steps", "batch_size", "length", "evaluate_every", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"A run needs {name} of at least 1, not {getattr(self, name)}.")
+        if self.seed < 0:
+            raise UserError(f"A seed is at least 0, not {self.seed}.")
         if self.checkpoint_every % self.log_every:
             raise UserError(
                 f"checkpoint_every={self.checkpoint_every} must be a multiple of log_every={self.log_every}, so that a "
@@ -47,3 +49,7 @@ class Run:
         """Forward FLOPs per source byte by part, at the nominal compression of tokenizer and chunkers."""
         parts = self.model.flops(self.length)
         return {name: value / self.tokenizer.bytes_per_token for name, value in parts.items()}
+
+    def source_bytes(self):
+        """Nominal source bytes of the whole training."""
+        return round(self.steps * self.batch_size * self.length * self.tokenizer.bytes_per_token)

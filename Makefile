@@ -1,0 +1,30 @@
+# `make run`: the main job.  `make test`: the tests.  Both build .venv first, with python3 (3.11 or newer).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test slow clean
+
+run: $(VENV)/run.stamp
+	$(BIN)/lmlab table hnet --scale smoke
+
+test: $(VENV)/test.stamp
+	$(BIN)/python -m pytest
+
+slow: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -m slow
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lmlab needs Python 3.11 or newer; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/test.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@ $(VENV)/run.stamp
+
+clean:
+	rm -rf $(VENV) *.egg-info

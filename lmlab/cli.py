@@ -1,0 +1,289 @@
+"""The command line: parses, calls, prints. Bad input ends in one sentence and exit code 2."""
+
+import argparse
+import os
+import sys
+
+from lmlab.errors import UserError
+
+
+def main(argv=None):
+    """Entry point of `lmlab`."""
+    args = _parser().parse_args(argv)
+    try:
+        args.call(args)
+    except UserError as error:
+        print(f"lmlab: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("lmlab: interrupted; the same command resumes.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="lmlab", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name, call, help):
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(call=call)
+        return sub
+
+    def at_scale(sub):
+        sub.add_argument("--scale", default="smoke", help="smoke, small, mid or paper (default: smoke)")
+        sub.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override any field")
+
+    command("list", _list, "list experiments, their arms and scales")
+
+    sub = command("show", _show, "show a resolved run with parameters and FLOPs per byte, or a paper's arms side by side")
+    sub.add_argument("name", help="paper or paper/arm, such as hnet/hnet_1stage")
+    at_scale(sub)
+
+    sub = command("train", _train, "train one arm; the same command resumes it")
+    sub.add_argument("name", help="paper/arm")
+    at_scale(sub)
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--dir", help="run directory (default: runs/PAPER/SCALE/ARM/seedN)")
+
+    sub = command("table", _table, "train every arm of a paper's tables, print them and write report.html")
+    sub.add_argument("name", help="paper")
+    sub.add_argument("--scale", default="smoke", help="smoke, small, mid or paper (default: smoke)")
+    sub.add_argument("--seeds", default="0", help="comma-separated (default: 0)")
+    sub.add_argument("--dir", default="runs", help="folder of run directories (default: runs)")
+
+    sub = command("sample", _sample, "continue a prompt with a trained model")
+    sub.add_argument("directory", help="run directory")
+    sub.add_argument("--prompt", default="def ", help="text to continue")
+    sub.add_argument("--bytes", type=int, default=256, help="about how many new bytes")
+    sub.add_argument("--temperature", type=float, default=0.8)
+    sub.add_argument("--top-p", type=float, default=0.95)
+    sub.add_argument("--seed", type=int, default=0)
+
+    sub = command("inspect", _inspect, "show chunk boundaries and per-byte surprisal of a text under a trained model")
+    sub.add_argument("directory", help="run directory")
+    sub.add_argument("file", nargs="?", help="text file (default: an excerpt of the run's test split)")
+
+    sub = command("data", _data, "bake the corpus of an arm and describe it")
+    sub.add_argument("name", help="paper/arm")
+    at_scale(sub)
+    sub.add_argument("--verify", action="store_true", help="check every file against its SHA-256")
+
+    sub = command("bench", _bench, "measure speed on this machine, beside what a user would pick instead")
+    sub.add_argument("what", choices=["train", "decode"])
+    sub.add_argument("--repeats", type=int, default=5)
+    return parser
+
+
+def _prepare():
+    """Process-wide settings, before JAX starts."""
+    from lmlab.memory import keep_freed_memory
+
+    keep_freed_memory()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import jax
+
+    from lmlab.data.bake import cache_directory
+
+    jax.config.update("jax_compilation_cache_dir", os.path.join(cache_directory(), "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _resolve(args, seed=None):
+    from lmlab import experiment
+
+    found, arm = experiment.find(args.name)
+    return found, arm, found.resolve(arm, args.scale, args.set, seed)
+
+
+def _list(args):
+    from rich.console import Console
+    from rich.table import Table
+
+    from lmlab import experiment
+
+    table = Table("experiment", "label", "scales", box=None)
+    for name in experiment.names():
+        loaded = experiment.load(name)
+        table.add_row(f"[bold]{name}[/]", f"{loaded.paper.title} ({loaded.paper.year})", ", ".join(loaded.scales))
+        for arm in loaded.arms:
+            table.add_row(f"  {name}/{arm.name}", arm.label, "")
+    Console().print(table)
+
+
+def _show(args):
+    from rich.console import Console
+    from rich.table import Table
+
+    from lmlab import config, experiment
+    from lmlab.models.language_model import count_parameters
+
+    console = Console(highlight=False, soft_wrap=True)
+    if "/" in args.name:
+        loaded, name, run = _resolve(args)
+        print(config.to_text(run))
+        parts = run.flops_per_byte()
+        print(f"\nparameters        {count_parameters(run.model):,}")
+        print(f"training bytes    {run.source_bytes():,}")
+        table = Table("part", "forward FLOPs per byte", "share", box=None)
+        table.columns[1].justify = table.columns[2].justify = "right"
+        for part, value in parts.items():
+            table.add_row(part, f"{value:,.0f}", f"{value / sum(parts.values()):.1%}")
+        table.add_row("[bold]all[/]", f"[bold]{sum(parts.values()):,.0f}[/]", "")
+        console.print(table)
+        print()
+    else:
+        loaded, name = experiment.load(args.name), None
+        print(f"{loaded.paper.title} ({loaded.paper.year}), {loaded.paper.url}\n{loaded.paper.claim}\n")
+    anchor = sum(loaded.resolve(loaded.anchor, args.scale).flops_per_byte().values())
+    table = Table("arm", "parameters", "forward FLOPs per byte", f"against {loaded.anchor}", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for arm in loaded.arms:
+        run = loaded.resolve(arm.name, args.scale, args.set if arm.name == name else ())
+        flops = sum(run.flops_per_byte().values())
+        style = "bold" if arm.name == name else ""
+        cells = (arm.name, f"{count_parameters(run.model):,}", f"{flops:,.0f}", f"{flops / anchor - 1:+.1%}")
+        table.add_row(*cells, style=style)
+    console.print(table)
+
+
+def _train_one(run, directory, arm):
+    from lmlab.report.terminal import training_progress
+    from lmlab.runner import run_arm
+
+    with training_progress(run.steps) as progress:
+
+        def on_metrics(step, values):
+            progress.update(
+                step, loss=values["loss"], bpb=values["bpb"], bytes_per_second=values["bytes_per_second"]
+            )
+
+        return run_arm(run, directory, arm, on_metrics)
+
+
+def _train(args):
+    from lmlab.runner import run_directory
+
+    loaded, arm, run = _resolve(args, args.seed)
+    directory = args.dir or run_directory("runs", loaded.name, args.scale, arm, args.seed)
+    _prepare()
+    result = _train_one(run, directory, arm)
+    for name, value in result["metrics"].items():
+        print(f"{name:<24} {value:.4f}")
+    print(f"run directory: {directory}")
+
+
+def _table(args):
+    import datetime
+
+    from rich.console import Console
+
+    from lmlab import experiment
+    from lmlab.report.page import write_page
+    from lmlab.report.results import load_results
+    from lmlab.report.tables import render_terminal
+    from lmlab.runner import machine, run_directory, table_view
+    from lmlab.training.loop import commit
+
+    loaded = experiment.load(args.name)
+    try:
+        seeds = [int(s) for s in args.seeds.split(",")]
+    except ValueError:
+        raise UserError(f"--seeds takes integers separated by commas, not {args.seeds!r}.") from None
+    jobs = [(arm, seed, loaded.resolve(arm.name, args.scale, seed=seed)) for seed in seeds for arm in loaded.arms]
+    _prepare()
+    console = Console()
+    for i, (arm, seed, run) in enumerate(jobs):
+        print(f"[{i + 1}/{len(jobs)}] {loaded.name}/{arm.name} at {args.scale}, seed {seed}", flush=True)
+        _train_one(run, run_directory(args.dir, loaded.name, args.scale, arm.name, seed), arm.name)
+    root = os.path.join(args.dir, loaded.name, args.scale)
+    results = [r for r in load_results(root) if r.seed in seeds]
+    views = [table_view(loaded, table, results) for table in loaded.tables]
+    for view in views:
+        console.print(render_terminal(view))
+    command = f"lmlab table {args.name} --scale {args.scale}" + (f" --seeds {args.seeds}" if args.seeds != "0" else "")
+    provenance = {
+        "command": command,
+        "scale": args.scale,
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "seeds": seeds,
+        "machine": machine(),
+    }
+    path = os.path.join(root, "report.html")
+    labels = {arm.name: arm.label for arm in loaded.arms}
+    title = f"{loaded.paper.title} ({loaded.paper.year})"
+    write_page(path, title, loaded.paper.claim, views, results, provenance, labels)
+    print(f"report: {path}")
+
+
+def _sample(args):
+    from lmlab.runner import load_data, load_run, sample_text
+
+    if args.bytes < 1 or args.temperature < 0 or not 0 < args.top_p <= 1:
+        raise UserError("Sampling needs --bytes of at least 1, --temperature of at least 0 and --top-p in (0, 1].")
+    _prepare()
+    run, _, params = load_run(args.directory)
+    prompt = args.prompt.encode("utf-8", "surrogateescape")
+    print(
+        sample_text(run, params, load_data(run), prompt, args.bytes, args.temperature, args.top_p, args.seed)
+    )
+
+
+def _inspect(args):
+    from rich.console import Console
+
+    from lmlab.evaluation.passages import read_passage
+    from lmlab.report.terminal import print_chunks, print_surprisal
+    from lmlab.runner import load_data, load_run, look
+
+    text = None
+    if args.file:
+        try:
+            with open(args.file, "rb") as f:
+                text = f.read()
+        except OSError as error:
+            raise UserError(f"Cannot read {args.file}: {error.strerror}.") from error
+        if not text:
+            raise UserError(f"{args.file} is empty.")
+    _prepare()
+    run, model, params = load_run(args.directory)
+    data = load_data(run)
+    if text is None:
+        passages = look(run, params, data)
+    else:
+        passages = [read_passage(model, params, data.baked.tokenizer, text, run.length, run.batch_size)]
+    console = Console()
+    for passage in passages:
+        print_chunks(console, passage)
+        print_surprisal(console, passage)
+
+
+def _data(args):
+    from lmlab.data.bake import bake
+
+    _, _, run = _resolve(args)
+    baked = bake(run.corpus, run.tokenizer)
+    if args.verify:
+        baked.verify()
+    print(baked.directory)
+    for name, split in baked.manifest["splits"].items():
+        print(
+            f"{name:<12} {split['documents']:>8,} documents {split['source_bytes']:>14,} bytes "
+            f"{split['tokens']:>14,} tokens  {split['source_bytes'] / split['tokens']:.3f} bytes per token"
+        )
+
+
+def _bench(args):
+    _prepare()
+    if args.what == "train":
+        from lmlab.bench.train import main as bench
+    else:
+        from lmlab.bench.decode import main as bench
+    bench(args.repeats)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""The nouns of an experiment file: Paper, Scale, Arm, Run, Table, and how experiments are found by name."""
+
+import dataclasses
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable
+
+from lmlab import config
+from lmlab.errors import UserError
+from lmlab.report.tables import Column
+from lmlab.training.run import Run
+
+__all__ = ["Arm", "Column", "Experiment", "Paper", "Run", "SCALES", "Scale", "Table", "find", "load", "names"]
+
+Scale = str
+SCALES: dict[Scale, str] = {
+    "smoke": "every arm in seconds on a CPU",
+    "small": "minutes per arm on two CPU cores",
+    "mid": "minutes per arm on one accelerator",
+    "paper": "the paper's own setup, for a TPU slice",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Paper:
+    """What is reproduced."""
+
+    title: str
+    year: int
+    url: str
+    claim: str  # one sentence
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One row of a table: a name, how it is printed, and scale -> Run."""
+
+    name: str
+    label: str
+    run: Callable[[Scale], Run]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Arms x metrics. `reported` holds the paper's values by arm and column key, only where `source` gives them."""
+
+    name: str
+    title: str
+    arms: tuple[str, ...]
+    measured: tuple[Column, ...]
+    reported_columns: tuple[Column, ...] = ()
+    reported: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    source: str = ""
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What an experiment module defines as EXPERIMENT."""
+
+    paper: Paper
+    scales: tuple[Scale, ...]
+    arms: tuple[Arm, ...]
+    tables: tuple[Table, ...]
+    anchor: str  # arm whose FLOPs per byte the others are matched to
+    name: str = ""  # filled in from the module's name
+
+    def arm(self, name):
+        """The arm called `name`."""
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
+        raise UserError(f"{self.name} has no arm {name!r}{_nearest(name, [a.name for a in self.arms])}")
+
+    def resolve(self, arm, scale, overrides=(), seed=None):
+        """The Run of an arm at a scale, with `field=value` overrides."""
+        if scale not in self.scales:
+            raise UserError(f"{self.name} has no scale {scale!r}{_nearest(scale, self.scales)}")
+        run = self.arm(arm).run(scale)
+        if seed is not None:
+            run = dataclasses.replace(run, seed=seed)
+        return config.override(run, overrides)
+
+
+def _nearest(word, known):
+    close = difflib.get_close_matches(word, known, 1, 0.4)
+    return f"; did you mean {close[0]}?" if close else f"; it has {', '.join(known)}."
+
+
+def names():
+    """Names of all experiment modules."""
+    import experiments
+
+    return sorted(m.name for m in pkgutil.iter_modules(experiments.__path__) if not m.ispkg)
+
+
+def load(name):
+    """The experiment of module `experiments/<name>.py`."""
+    if name not in names():
+        raise UserError(f"There is no experiment {name!r}{_nearest(name, names())}")
+    experiment = importlib.import_module(f"experiments.{name}").EXPERIMENT
+    return dataclasses.replace(experiment, name=name)
+
+
+def find(path):
+    """(experiment, arm name) of "paper/arm"."""
+    paper, slash, arm = path.partition("/")
+    experiment = load(paper)
+    if not slash:
+        raise UserError(f"Name an arm of {paper}: {', '.join(f'{paper}/{a.name}' for a in experiment.arms)}.")
+    return experiment, experiment.arm(arm).name

@@ -1,0 +1,1 @@
+"""Array functions: a plain reference and a fast form of each."""

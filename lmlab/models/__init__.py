@@ -1,0 +1,1 @@
+"""Flax modules: layers, mixers, chunkers, hierarchies."""

@@ -1,0 +1,1 @@
+"""State, step, sharding, optimizers, checkpoints, the loop."""
