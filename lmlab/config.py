@@ -5,6 +5,8 @@ import dataclasses
 import difflib
 import importlib
 import json
+import types
+import typing
 
 from lmlab.errors import UserError
 
@@ -18,6 +20,10 @@ def _is_node(value):
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
+def _has_parts(value):
+    return _is_node(value) or (isinstance(value, tuple) and any(_is_node(v) for v in value))
+
+
 def to_text(node, indent=""):
     """One field per line, nested by indentation; deterministic, for people and for comparison."""
     lines = [type(node).__name__]
@@ -26,7 +32,7 @@ def to_text(node, indent=""):
         inner = indent + "  "
         if _is_node(value):
             lines.append(f"{inner}{name}: {to_text(value, inner)}")
-        elif isinstance(value, tuple) and any(_is_node(v) for v in value):
+        elif _has_parts(value):
             lines.append(f"{inner}{name}:")
             lines += [f"{inner}  - {to_text(v, inner + '    ')}" for v in value]
         else:
@@ -54,11 +60,14 @@ def from_json(data):
         return data
     if "tuple" in data:
         return tuple(from_json(v) for v in data["tuple"])
-    module, _, name = data["class"].partition(":")
+    named = str(data.get("class"))
+    module, _, name = named.partition(":")
     if module.split(".")[0] not in ("lmlab", "experiments"):
-        raise UserError(f"The run names the class {data['class']}, which is not lmlab's.")
+        raise UserError(f"The run names the class {named}, which is not lmlab's.")
     try:
         cls = getattr(importlib.import_module(module), name)
+        if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+            raise TypeError(f"{named} is no dataclass")
         return cls(**{k: from_json(v) for k, v in data.items() if k != "class"})
     except (ImportError, AttributeError, TypeError) as error:
         raise UserError(f"The run was made by another version of lmlab: {error}.") from error
@@ -75,37 +84,30 @@ def load_json(path):
         raise UserError(f"{path} is not valid JSON: {error}.") from error
 
 
-def replace(node, path, text):
-    """`node` with the field at the dotted `path` set to the Python literal `text` (or to it as a string).
-
-    UserError for an unknown field, naming the nearest right one, and for a value of another type.
-    """
-    name, _, rest = path.partition(".")
-    if isinstance(node, tuple) and name.isdigit() and int(name) < len(node):
-        value = replace(node[int(name)], rest, text)
-        return node[: int(name)] + (value,) + node[int(name) + 1 :]
-    if not _is_node(node) or name not in fields(node):
-        raise KeyError(name)
-    old = getattr(node, name)
-    value = replace(old, rest, text) if rest else _parse(old, text, path)
-    return node.clone(**{name: value}) if hasattr(node, "clone") else dataclasses.replace(node, **{name: value})
-
-
-def _parse(old, text, path):
+def _parse(old, hint, text, path):
+    """The Python literal `text` (or else `text` itself) as a value of the annotated type `hint`."""
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = text
-    if isinstance(old, bool) or _is_node(old):
-        fits = isinstance(value, bool) and not _is_node(old)
-    elif isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
-        value, fits = float(value), True
-    else:
-        fits = old is None or value is None or type(value) is type(old)
-    if not fits:
-        kind = "a part of its own; set one of its fields" if _is_node(old) else f"{type(old).__name__}, like {old!r}"
-        raise UserError(f"{path}={text} does not fit: {path} is {kind}.")
-    return value
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if _has_parts(old):
+        if isinstance(old, tuple) and value == ():
+            return value
+        raise UserError(f"{path}={text} does not fit: {path} has parts of its own; set their fields.")
+    for option in options:
+        if option is typing.Any or type(value) is option:
+            return value
+        if option is float and type(value) is int:
+            return float(value)
+        if option is str:
+            return text
+        if typing.get_origin(option) is tuple and isinstance(value, tuple):
+            element = typing.get_args(option)[0]
+            if all(type(v) is element or (element is float and type(v) is int) for v in value):
+                return tuple(map(element, value))
+    kind = hint.__name__ if isinstance(hint, type) else hint
+    raise UserError(f"{path}={text} does not fit: {path} is {kind}, like {old!r}.")
 
 
 def paths(node, prefix=""):
@@ -114,25 +116,48 @@ def paths(node, prefix=""):
     children = enumerate(node) if isinstance(node, tuple) else [(n, getattr(node, n)) for n in fields(node)]
     for name, value in children:
         result.append(f"{prefix}{name}")
-        if _is_node(value) or (isinstance(value, tuple) and any(_is_node(v) for v in value)):
+        if _has_parts(value):
             result += paths(value, f"{prefix}{name}.")
     return result
 
 
+def _replace(node, texts, prefix=""):
+    """`node` with the fields at the dotted paths of `texts` parsed and replaced.
+
+    All at once: of two fields that must fit one another, either alone may be refused by the dataclass.
+    """
+    if isinstance(node, tuple):
+        return tuple(_replace(child, texts, f"{prefix}{i}.") for i, child in enumerate(node))
+    if not _is_node(node):
+        return node
+    hints, values = typing.get_type_hints(type(node)), {}
+    for name in fields(node):
+        path, old = prefix + name, getattr(node, name)
+        if path in texts:
+            values[name] = _parse(old, hints[name], texts[path], path)
+        elif any(other.startswith(f"{path}.") for other in texts):
+            values[name] = _replace(old, texts, f"{path}.")
+    return node.clone(**values) if hasattr(node, "clone") else dataclasses.replace(node, **values)
+
+
 def override(node, assignments):
-    """Apply `path=value` strings in order."""
+    """`node` with fields replaced by `path=value` strings, all at once; of two for one field the last counts.
+
+    UserError for an unknown field, naming the nearest right one, and for a value of another type.
+    """
+    texts = {}
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals:
             raise UserError(f"--set takes FIELD=VALUE, not {assignment!r}.")
-        try:
-            node = replace(node, path, text)
-        except KeyError:
-            known = paths(node)
+        known = paths(node)
+        if path not in known or path.rsplit(".", 1)[-1].isdigit():
             near = [p for p in known if p.rsplit(".", 1)[-1] == path.rsplit(".", 1)[-1]]
             near = near[:1] or difflib.get_close_matches(path, known, 1, 0.4)
-            hint = f"; did you mean {near[0]}?" if near else "."
-            raise UserError(f"There is no field {path}{hint}") from None
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{assignment} does not fit: {error}.") from error
-    return node
+            hint = f"; did you mean {near[0]}?" if near and near[0] != path else "."
+            raise UserError(f"There is no field {path}{hint}")
+        texts[path] = text
+    try:
+        return _replace(node, texts)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{' '.join(assignments)} does not fit: {error}.") from error

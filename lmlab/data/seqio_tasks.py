@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import difflib
 import functools
 import importlib
 
@@ -40,8 +41,11 @@ class SeqioTask:
                 importlib.import_module(self.module)
         except ImportError as error:
             raise UserError(f"Cannot import {self.module}, which should register {self.name}: {error}.") from error
-        if self.name not in seqio.TaskRegistry.names() | seqio.MixtureRegistry.names():
-            raise UserError(f"There is no seqio Task or Mixture named {self.name}; is its module imported?")
+        known = set(seqio.TaskRegistry.names()) | set(seqio.MixtureRegistry.names())
+        if self.name not in known:
+            near = ", ".join(difflib.get_close_matches(self.name, sorted(known), 3))
+            hint = f"did you mean {near}?" if near else "is its module imported?"
+            raise UserError(f"There is no seqio Task or Mixture named {self.name}; {hint}")
         task = seqio.get_mixture_or_task(self.name)
         if "train" not in task.splits:
             raise UserError(f"The seqio task {self.name} has no train split, only {', '.join(sorted(task.splits))}.")

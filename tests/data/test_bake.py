@@ -1,3 +1,4 @@
+import concurrent.futures
 import dataclasses
 import json
 import multiprocessing
@@ -8,6 +9,7 @@ import pytest
 
 import lmlab.data.bake as bake_module
 from lmlab.data.bake import SPLITS, Shards, bake, stream_of
+from lmlab.data.batches import Windows, evaluation_batches
 from lmlab.data.corpora import Document, split_of
 from lmlab.errors import UserError
 from lmlab.text import BPE, ByteTokenizer, train_bpe
@@ -56,6 +58,8 @@ def test_gives_back_every_document_of_every_split(recipe, shard_bytes, tmp_path,
         expected = stream_of(documents, baked.tokenizer)
         assert np.array_equal(stream.tokens[:], expected.tokens) and np.array_equal(stream.starts, expected.starts)
         assert isinstance(stream.tokens, Shards) == (shard_bytes == 256)
+        batches = evaluation_batches(Windows(stream, 64, baked.tokenizer), 4)
+        assert sum(int(b["target_bytes"].sum()) for b in batches) == baked.source_bytes(split)
 
 
 def test_bpe_sees_the_train_split_alone(tmp_path):
@@ -128,11 +132,37 @@ def test_corpus_without_documents_for_a_split(tmp_path):
         alone.split("test")
 
 
+@pytest.mark.parametrize("after", [3, 100])  # documents: in the pass that trains the BPE, in the one that writes
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, OSError])
+def test_an_interrupted_bake_leaves_nothing(after, kind, tmp_path, monkeypatch):
+    left, documents = iter(range(after)), Texts.documents
+
+    def interrupted(corpus):
+        for document in documents(corpus):
+            if next(left, None) is None:
+                raise kind
+            yield document
+
+    monkeypatch.setattr(Texts, "documents", interrupted)
+    with pytest.raises(kind):
+        bake(Texts(), BPE(280), tmp_path)
+    assert os.listdir(tmp_path / "baked") == []
+    monkeypatch.setattr(Texts, "documents", documents)
+    bake(Texts(), BPE(280), tmp_path).verify()
+
+
 def _bake_at_once(barrier, cache, queue):
     barrier.wait()
     baked = bake(Texts(), ByteTokenizer(), cache)
     baked.verify()
     queue.put(json.dumps(baked.manifest))
+
+
+def test_threads_at_once(tmp_path):
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        all_baked = list(pool.map(lambda _: bake(Texts(), BPE(280), tmp_path), range(8)))
+    assert len({json.dumps(baked.manifest) for baked in all_baked}) == 1
+    assert os.listdir(tmp_path / "baked") == [os.path.basename(all_baked[0].directory)]
 
 
 def test_two_processes_at_once(tmp_path):

@@ -83,6 +83,13 @@ def test_what_cannot_be_read_is_named_in_one_sentence(tmp_path, name, content):
         contents(Files(str(tmp_path)))
 
 
+def test_folder_without_text_is_an_empty_corpus(tmp_path):
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "sub").mkdir()
+    assert contents(Files(str(tmp_path))) == []
+
+
 def test_missing_path(tmp_path):
     with pytest.raises(UserError, match="There is no corpus at"):
         contents(Files(str(tmp_path / "missing")))

@@ -78,13 +78,17 @@ def test_mixture_is_the_union(tasks):
 
 
 def test_bakes(tasks, tmp_path):
-    baked = bake(SeqioTask("lmlab_bytes", validation=0.3), ByteTokenizer(), tmp_path)
+    corpus = SeqioTask("lmlab_bytes", validation=0.3)
+    baked = bake(corpus, ByteTokenizer(), tmp_path)
+    for split, documents in by_split(corpus).items():
+        assert list(baked.documents(split)) == documents
     assert list(baked.documents("test")) == [b"<held out>", b"<raw \xff\x00 bytes>"]
 
 
 def test_mistakes_are_one_sentence(tasks):
     for name, module, message in [
-        ("lmlab_missing", "", "no seqio Task or Mixture named lmlab_missing"),
+        ("lmlab_byte", "", "no seqio Task or Mixture named lmlab_byte; did you mean lmlab_bytes"),
+        ("something_else", "", "named something_else; is its module imported"),
         ("lmlab_bytes", "lmlab_no_such_module", "Cannot import lmlab_no_such_module"),
         ("lmlab_no_train", "", "has no train split, only test"),
     ]:

@@ -58,6 +58,14 @@ def test_words_with_letters_of_several_bytes_become_single_tokens():
     assert all(t.count(b" ") <= 1 for t in map(tokenizer.token_bytes, range(288)))  # no token spans two words
 
 
+def test_tokens_keep_to_one_kind_of_character():
+    text = " abc1234 x=y+12; don't  a\n\n    b é9"
+    tokenizer = train_bpe([text.encode() * 200], 276)  # all merges there are
+    assert b"|".join(map(tokenizer.token_bytes, tokenizer.encode(text.encode()).tolist())).decode() == (
+        " abc|1234| x|=|y|+|12|;| don|'t| | a|\n\n   | b| é|9"
+    )
+
+
 def test_cutting_long_text_changes_no_token(tokenizer, monkeypatch):
     data = b"".join(DOCUMENTS) + "  \n x\u00a0 y\u2003 z\x1c \x85 end \n\n\n".encode() * 20
     whole = tokenizer.encode(data)

@@ -1,0 +1,64 @@
+"""Many devices equal one; meshes that do not fit are refused."""
+
+import subprocess
+import sys
+
+import pytest
+
+from lmlab.errors import UserError
+from lmlab.training.sharding import Mesh
+
+CODE = """
+import dataclasses, pathlib, sys
+import jax, numpy as np
+jax.config.update("jax_platforms", "cpu")
+from lmlab.models.language_model import init
+from lmlab.training.sharding import Mesh, batch_sharding, make_mesh, place
+from lmlab.training.step import make_init, make_step
+from tests.training import tiny
+
+base = tiny.run(pathlib.Path(sys.argv[1]))
+rng = np.random.default_rng(0)
+tokens = rng.integers(97, 110, (8, 33)).astype(np.int32)
+batch = {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "segment_ids": np.ones((8, 32), np.int32),
+         "weights": np.ones((8, 32), np.float32), "target_bytes": np.ones((8, 32), np.int32)}
+batch["segment_ids"][:, 20:] = 2
+batch["weights"][3, 5:9] = 0
+results = []
+for devices, mesh in ((1, Mesh()), (8, Mesh()), (8, Mesh(data=2, fsdp=4)), (8, Mesh(data=2, fsdp=2, tensor=2))):
+    run = dataclasses.replace(base, mesh=mesh)
+    m = make_mesh(mesh, jax.devices()[:devices])
+    optimizer = run.optimizer.build(run.steps)
+    init, shardings = make_init(run, optimizer, m)
+    step = make_step(run, optimizer, m, shardings)
+    state = init(jax.random.key(0))
+    for _ in range(3):
+        state, metrics = step(state, place(batch, batch_sharding(m)))
+    results.append((jax.device_get(state.params), jax.device_get(metrics)))
+    kernel = state.params["params"]["backbone"]["inner"]["layers_0"]["mlp"]["wi"]
+    assert len({s.index for s in kernel.addressable_shards}) == mesh.shape(devices)[1] * mesh.shape(devices)[2]
+for params, metrics in results[1:]:
+    np.testing.assert_allclose(metrics["loss"], results[0][1]["loss"], rtol=1e-5)
+    assert metrics["stage0/starts"] == results[0][1]["stage0/starts"]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), params, results[0][0])
+print("equal")
+"""
+
+
+def test_eight_devices_equal_one(tmp_path):
+    import os
+
+    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run([sys.executable, "-c", CODE, str(tmp_path)], capture_output=True, text=True, env=env)
+    assert done.stdout.strip().endswith("equal"), done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("mesh", [Mesh(data=3), Mesh(fsdp=3), Mesh(data=-1, fsdp=-1), Mesh(data=0)])
+def test_meshes_that_do_not_fit(mesh):
+    with pytest.raises(UserError, match="does not divide 8 devices"):
+        mesh.shape(8)
+
+
+def test_shapes():
+    assert Mesh().shape(8) == (8, 1, 1)
+    assert Mesh(data=-1, fsdp=2, tensor=2).shape(8) == (2, 2, 2)
