@@ -54,7 +54,7 @@ class Setup:
 
 
 SETUPS = {
-    "smoke": Setup(StandardLibrary(4_000_000), 400_000, 4096, 256, 128, 3e-3, 20_000),
+    "smoke": Setup(StandardLibrary(4_000_000), 500_000, 4096, 256, 128, 3e-3, 20_000),
     "small": Setup(StandardLibrary(12_000_000, validation=0.01, test=0.01), 1_000_000, 4096, 512, 200, 3e-3, 40_000),
     # 100B tokens of FineWeb-Edu in the paper: about 460 GB; --set corpus.path=... takes it from a folder.
     "paper": Setup(StandardLibrary(), 460_000_000_000, 256 * 8192, 8192, 1792, 6.25e-4, 1_000_000, "bfloat16"),
@@ -185,7 +185,7 @@ def run(scale, model, multipliers=(1.0,), tokenizer=ByteTokenizer()):
     """Everything around the model: the same bytes, batch in bytes, schedule and evaluation for every arm."""
     setup = SETUPS[scale]
     rows = setup.batch_bytes // setup.length
-    steps = setup.train_bytes // setup.batch_bytes
+    steps = setup.train_bytes // setup.batch_bytes // 40 * 40  # quarters are multiples of log_every
     length = setup.tokens if isinstance(tokenizer, BPE) else setup.length
     return Run(
         model=model,
@@ -196,8 +196,8 @@ def run(scale, model, multipliers=(1.0,), tokenizer=ByteTokenizer()):
         batch_size=rows,
         length=length,
         evaluators=(BitsPerByte("test"), Robustness("test", setup.robustness_bytes)),
-        evaluate_every=max(1, steps // 4),
-        checkpoint_every=max(10, steps // 2 // 10 * 10),
+        evaluate_every=steps // 4,
+        checkpoint_every=steps // 4,
         precision=setup.precision,
     )
 

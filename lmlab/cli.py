@@ -194,7 +194,7 @@ def _table(args):
         raise UserError(f"--seeds takes integers separated by commas, not {args.seeds!r}.") from None
     jobs = [(arm, seed, loaded.resolve(arm.name, args.scale, seed=seed)) for seed in seeds for arm in loaded.arms]
     _prepare()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     for i, (arm, seed, run) in enumerate(jobs):
         print(f"[{i + 1}/{len(jobs)}] {loaded.name}/{arm.name} at {args.scale}, seed {seed}", flush=True)
         _train_one(run, run_directory(args.dir, loaded.name, args.scale, arm.name, seed), arm.name)

@@ -1,5 +1,6 @@
 """From an experiment to finished run directories: train, evaluate, look, write result.json."""
 
+import itertools
 import json
 import os
 import platform
@@ -103,8 +104,9 @@ def look(run, params, data, count=2, size=480):
     """Passages of the test split as the model reads them."""
     from lmlab.evaluation.passages import read_passage
 
-    documents = [d for d in data.baked.documents("test") if len(d) >= 2 * size] or list(data.baked.documents("test"))
-    texts = [excerpt(d, size) or d[:size] for d in documents[:count]]
+    texts = [excerpt(d, size) or d[:size] for d in itertools.islice(data.baked.documents("test"), 50)]
+    texts.sort(key=lambda t: -sum(65 <= b <= 122 for b in t))  # prose and code before tables of numbers
+    texts = texts[:count]
     return [read_passage(run.model, params, data.baked.tokenizer, t, run.length, run.batch_size) for t in texts]
 
 

@@ -25,22 +25,18 @@ class Data:
 
 
 def bits_per_byte(model, params, windows, batch_size):
-    """(bits per byte, statistics). bpb = sum of nats / (ln 2 * source bytes), summed over every window in float64.
+    """(bits per byte, source bytes, chunk starts per stage) of every window.
 
-    The sum holds every target, the end of each document included; the bytes are those of the source.
-    Statistics: "bytes", and per stage "stage<s>/bytes_per_chunk".
+    bpb = sum of nats / (ln 2 * source bytes), summed in float64. The sum holds every target, the end of each document
+    included; the bytes are those of the source.
     """
-    nats, source_bytes, starts = 0.0, 0, None
+    nats, source_bytes, starts = 0.0, 0, 0
     for batch in evaluation_batches(windows, batch_size):
         scores = score(model, params, batch)
         nats += float(np.sum(scores.nats_BL, dtype=np.float64))
         source_bytes += int(np.sum(batch["target_bytes"], dtype=np.int64))
-        counts = np.array([int(s.sum()) for s in scores.starts])
-        starts = counts if starts is None else starts + counts
-    bpb = nats / (math.log(2) * source_bytes)
-    return bpb, {"bytes": source_bytes} | {
-        f"stage{s}/bytes_per_chunk": source_bytes / max(1, int(n)) for s, n in enumerate(starts)
-    }
+        starts = starts + np.array([int(s.sum()) for s in scores.starts])
+    return nats / (math.log(2) * source_bytes), source_bytes, starts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +48,11 @@ class BitsPerByte:
     def __call__(self, model, params, data):
         """{"bpb", "stage<s>/bytes_per_chunk", and "bytes_per_chunk" of the innermost chunks (or of the tokens)}."""
         windows = data.windows(self.split)
-        bpb, statistics = bits_per_byte(model, params, windows, data.batch_size)
-        chunks = [v for k, v in statistics.items() if k.endswith("bytes_per_chunk")]
-        stream = windows.stream
-        tokens = len(stream.tokens) - 2 * len(stream.starts)  # without BOS and EOS
-        return {"bpb": bpb, **statistics, "bytes_per_chunk": chunks[-1] if chunks else statistics["bytes"] / tokens}
+        bpb, source_bytes, starts = bits_per_byte(model, params, windows, data.batch_size)
+        chunks = {f"stage{s}/bytes_per_chunk": source_bytes / max(1, int(n)) for s, n in enumerate(starts)}
+        tokens = len(windows.stream.tokens) - 2 * len(windows.stream.starts)  # without BOS and EOS
+        innermost = list(chunks.values())[-1] if chunks else source_bytes / tokens
+        return {"bpb": bpb, **chunks, "bytes_per_chunk": innermost}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +78,6 @@ class Robustness:
         for name in PERTURBATIONS:
             stream = stream_of(perturb(documents, name, self.seed), tokenizer)
             windows = Windows(stream, data.length, tokenizer)
-            result[name], _ = bits_per_byte(model, params, windows, data.batch_size)
+            result[name], _, _ = bits_per_byte(model, params, windows, data.batch_size)
         result["perturbed"] = sum(result.values()) / len(result)
         return result

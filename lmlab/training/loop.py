@@ -76,15 +76,16 @@ def train(run, directory, on_metrics=lambda step, values: None):
                 log(*pending)
             pending = (step, metrics)
             last = step == run.steps
-            if step % run.evaluate_every == 0 or step % run.checkpoint_every == 0 or last:
+            evaluates, saves = step % run.evaluate_every == 0 or last, step % run.checkpoint_every == 0 or last
+            if evaluates or saves:
                 log(*pending)
                 pending = None
-            if step % run.evaluate_every == 0 or last:
+            if evaluates:
                 with clock.paused():
                     values = validate(run.model, state.params, data)
                 at = {k: totals.last[k] for k in ("bytes", "flops", "seconds")}
-                writer.write("evaluation", step, at | {"split": "validation"} | values)
-            if step % run.checkpoint_every == 0 or last:
+                writer.write("evaluation", step, {"split": "validation"} | values | at)
+            if saves:
                 with clock.paused():
                     checkpoints.save(saved, state, step, wait=last)
         stream.close()

@@ -35,11 +35,12 @@ class Run:
                 raise UserError(f"A run needs {name} of at least 1, not {getattr(self, name)}.")
         if self.seed < 0:
             raise UserError(f"A seed is at least 0, not {self.seed}.")
-        if self.checkpoint_every % self.log_every:
-            raise UserError(
-                f"checkpoint_every={self.checkpoint_every} must be a multiple of log_every={self.log_every}, so that a "
-                "resumed run logs what it would have."
-            )
+        for name in ("evaluate_every", "checkpoint_every"):
+            if getattr(self, name) % self.log_every:
+                raise UserError(
+                    f"{name}={getattr(self, name)} must be a multiple of log_every={self.log_every}, so that no logged "
+                    "interval is cut in two."
+                )
         if self.model.vocab_size < self.tokenizer.vocab_size:
             raise UserError(
                 f"The tokenizer has {self.tokenizer.vocab_size} ids but the model only {self.model.vocab_size}."
