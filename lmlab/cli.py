@@ -184,7 +184,7 @@ def _table(args):
     from lmlab.report.page import write_page
     from lmlab.report.results import load_results
     from lmlab.report.tables import render_terminal
-    from lmlab.runner import machine, run_directory, table_view
+    from lmlab.runner import machine, run_directory, save_table, table_view
     from lmlab.training.loop import commit
 
     loaded = experiment.load(args.name)
@@ -212,6 +212,7 @@ def _table(args):
         "seeds": seeds,
         "machine": machine(),
     }
+    save_table(os.path.join(root, "table.json"), loaded, args.scale, results, provenance)
     path = os.path.join(root, "report.html")
     labels = {arm.name: arm.label for arm in loaded.arms}
     title = f"{loaded.paper.title} ({loaded.paper.year})"

@@ -186,3 +186,26 @@ def table_view(experiment, table, results):
         for name in table.arms
     ]
     return TableView(table.title, list(table.reported_columns), list(table.measured), rows, table.source, table.note)
+
+
+def save_table(path, experiment, scale, results, provenance):
+    """What was measured, without the texts: one entry per run. `load_table` reads it."""
+    fields = ("arm", "seed", "steps", "train_bytes", "train_flops", "seconds", "parameters", "flops_per_byte", "metrics")
+    content = {
+        "experiment": experiment.name,
+        "scale": scale,
+        "provenance": provenance,
+        "results": [{f: getattr(r, f) for f in fields} for r in results],
+    }
+    with open(path + ".new", "w", encoding="utf-8") as f:
+        json.dump(content, f, indent=1)
+    os.replace(path + ".new", path)
+
+
+def load_table(path):
+    """(results, provenance) of a file that `save_table` wrote."""
+    from lmlab.report.results import Result
+
+    content = config.load_json(path)
+    results = [Result(**entry, sample="", passages=[]) for entry in content["results"]]
+    return results, content["provenance"]

@@ -15,18 +15,18 @@ def inputs(L):
 
 
 @pytest.mark.parametrize("with_state", [False, True])
-@pytest.mark.parametrize("L", [1, 3, 20])
+@pytest.mark.parametrize("L", [3, 9])
 def test_values_and_gradients_equal_the_reference(L, with_state):
     x, w, bias, state = inputs(L)
     t = np.arange(L)
-    segment_ids = jnp.asarray(np.stack([np.where(t < 2, 1, np.where(t < 13, 2, 0)), 1 + t // 3]), jnp.int32)
+    segment_ids = jnp.asarray(np.stack([np.where(t < 2, 1, np.where(t < 7, 2, 0)), 1 + t // 3]), jnp.int32)
     for ids in (None, segment_ids):
 
         def run(conv, ids=ids):
             def loss(x, w, bias, state):
                 return jnp.sum(jnp.sin(conv(x, w, bias, ids, state if with_state else None)))
 
-            return jax.value_and_grad(loss, argnums=(0, 1, 2, 3))(x, w, bias, state)
+            return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))(x, w, bias, state)
 
         fast, slow = run(causal_conv), run(causal_conv_reference)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), fast, slow)
@@ -43,7 +43,11 @@ def test_equals_numpy_convolution():
 def test_documents_do_not_touch_by_gradient():
     x, w, bias, state = inputs(12)
     ids = jnp.broadcast_to(jnp.where(jnp.arange(12) < 5, 1, 2), (2, 12))
-    dx, dstate = jax.grad(lambda x, s: jnp.sum(causal_conv(x, w, bias, ids, s)[:, 5:]), argnums=(0, 1))(x, state)
+
+    def second(x, state):
+        return jnp.sum(causal_conv(x, w, bias, ids, state)[:, 5:])
+
+    dx, dstate = jax.jit(jax.grad(second, argnums=(0, 1)))(x, state)
     assert not jnp.any(dx[:, :5]) and not jnp.any(dstate) and jnp.all(dx[:, 5:] != 0)
 
 

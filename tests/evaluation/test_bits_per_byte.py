@@ -1,0 +1,72 @@
+"""Bits per byte against a count by hand, for byte and subword models, with ragged rows and multi-byte text."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmlab.data.bake import stream_of
+from lmlab.data.batches import Windows
+from lmlab.evaluation.bits_per_byte import bits_per_byte
+from lmlab.evaluation.passages import read_passage
+from lmlab.evaluation.scoring import score
+from lmlab.models.build import hierarchy
+from lmlab.models.language_model import LanguageModel, Output, init
+from lmlab.text.bpe import BPE
+from lmlab.text.bytes import ByteTokenizer
+
+DOCUMENTS = ["naïve café 世界 🙂".encode(), b"x", b"the end of the line, the end of the text " * 5]
+
+
+class Unigram(nn.Module):
+    """Fixed logits at every position."""
+
+    vocab_size: int
+
+    @nn.compact
+    def __call__(self, tokens, segment_ids=None):
+        logits = self.param("logits", nn.initializers.normal(1.0), (self.vocab_size,))
+        return Output(jnp.broadcast_to(logits, (*tokens.shape, self.vocab_size)), ())
+
+
+@pytest.mark.parametrize("recipe", [ByteTokenizer(), BPE(270)], ids=["bytes", "bpe"])
+@pytest.mark.parametrize("length, batch", [(7, 3), (64, 2), (1000, 4)])
+def test_equals_the_sum_by_hand(recipe, length, batch):
+    tokenizer = recipe.train(DOCUMENTS)
+    logits = np.random.default_rng(0).normal(size=tokenizer.vocab_size).astype(np.float32)
+    log_p = logits - np.log(np.exp(logits.astype(np.float64)).sum())
+    nats = -sum(log_p[t] for d in DOCUMENTS for t in [*tokenizer.encode(d), tokenizer.eos])
+    expected = nats / (np.log(2) * sum(map(len, DOCUMENTS)))
+    windows = Windows(stream_of(DOCUMENTS, tokenizer), length, tokenizer)
+    model, params = Unigram(tokenizer.vocab_size), {"params": {"logits": logits}}
+    bpb, source_bytes, _ = bits_per_byte(model, params, windows, batch)
+    assert source_bytes == sum(map(len, DOCUMENTS))
+    np.testing.assert_allclose(bpb, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("recipe", [ByteTokenizer(), BPE(270)], ids=["bytes", "bpe"])
+def test_passages_cover_every_byte(recipe):
+    tokenizer = recipe.train(DOCUMENTS)
+    logits = np.random.default_rng(0).normal(size=tokenizer.vocab_size).astype(np.float32)
+    model, params = Unigram(tokenizer.vocab_size), {"params": {"logits": logits}}
+    passage = read_passage(model, params, tokenizer, DOCUMENTS[0], 8)
+    assert bytes(passage["bytes"]) == DOCUMENTS[0]
+    assert len(passage["surprisal"]) == len(DOCUMENTS[0])
+    log_p = logits - np.log(np.exp(logits).sum())
+    bits = -sum(log_p[t] for t in tokenizer.encode(DOCUMENTS[0])) / np.log(2)
+    np.testing.assert_allclose(sum(passage["surprisal"]), bits, atol=0.001 * len(DOCUMENTS[0]))
+    for stage in passage["stages"]:
+        assert len(stage) == len(DOCUMENTS[0])
+
+
+def test_overflowing_batches_lose_nothing():
+    """A capacity too small for the text changes no score."""
+    import jax
+
+    tight = hierarchy(["m1", ["T1"], "m1"], (32, 64), (0, 64), n_heads=2, d_state=8, capacity=0.05)
+    model = LanguageModel(256, tight)
+    full = LanguageModel(256, tight.clone(capacity=None))
+    params = init(model, jax.random.key(0))
+    batch = Windows(stream_of(DOCUMENTS, ByteTokenizer()), 128, ByteTokenizer()).batch([0, 1])
+    assert int(model.apply(params, batch["tokens"], batch["segment_ids"]).stages[0].overflow) > 0
+    np.testing.assert_allclose(score(model, params, batch).nats_BL, score(full, params, batch).nats_BL, atol=1e-6)

@@ -1,0 +1,71 @@
+"""Bad input ends in one sentence and exit code 2, before anything is compiled or written."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lmlab.cli import main
+
+
+def run(capsys, *argv):
+    """(exit code, stdout, stderr)."""
+    code = 0
+    try:
+        main(list(argv))
+    except SystemExit as stop:
+        code = stop.code
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize(
+    "argv, sentence",
+    [
+        (["show", "hnett"], "did you mean hnet?"),
+        (["show", "hnet/hnet_1stag"], "did you mean hnet_1stage?"),
+        (["train", "hnet"], "Name an arm of hnet"),
+        (["show", "hnet/llamabyte", "--scale", "huge"], "no scale 'huge'"),
+        (["show", "hnet/llamabyte", "--set", "model.backbone.d_modle=4"], "did you mean model.backbone.d_model?"),
+        (["show", "hnet/llamabyte", "--set", "d_model=4"], "did you mean model.backbone.d_model?"),
+        (["show", "hnet/llamabyte", "--set", "steps=many"], "steps"),
+        (["show", "hnet/llamabyte", "--set", "steps"], "--set takes FIELD=VALUE"),
+        (["show", "hnet/llamabyte", "--set", "model.vocab_size=100"], "256 ids"),
+        (["show", "hnet/llamabyte", "--set", "model.backbone.layout=Q4"], "Layer string 'Q4'"),
+        (["train", "hnet/llamabyte", "--set", "mesh.fsdp=7"], "does not divide"),
+        (["table", "hnet", "--seeds", "one"], "--seeds takes integers"),
+        (["sample", "nowhere"], "is not a run directory"),
+        (["inspect", "nowhere"], "is not a run directory"),
+        (["inspect", "nowhere", "no_such_file"], "Cannot read no_such_file"),
+        (["sample", "nowhere", "--top-p", "0"], "--top-p in (0, 1]"),
+    ],
+)
+def test_one_sentence_and_code_2(argv, sentence, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *argv)
+    assert code == 2
+    assert sentence in err and err.startswith("lmlab: ") and err.count("\n") == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_torn_run_directory(capsys, tmp_path):
+    (tmp_path / "run.json").write_text('{"class": ')
+    code, _, err = run(capsys, "sample", str(tmp_path))
+    assert code == 2 and "not valid JSON" in err
+    (tmp_path / "run.json").write_text(json.dumps({"class": "os:system", "command": "true"}))
+    code, _, err = run(capsys, "sample", str(tmp_path))
+    assert code == 2 and "not lmlab's" in err
+
+
+def test_list_and_show(capsys):
+    code, out, _ = run(capsys, "list")
+    assert code == 0 and "hnet/hnet_2stage" in out
+    code, out, _ = run(capsys, "show", "hnet/hnet_1stage", "--scale", "paper")
+    assert code == 0 and "679,405,312" in out and "inner/attention" in out
+
+
+def test_help_of_the_installed_command():
+    done = subprocess.run([sys.executable, "-m", "lmlab.cli", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "inspect" in done.stdout
