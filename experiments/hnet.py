@@ -56,7 +56,7 @@ class Setup:
 SETUPS = {
     "smoke": Setup(StandardLibrary(4_000_000), 500_000, 4096, 256, 128, 3e-3, 20_000),
     "small": Setup(StandardLibrary(12_000_000, validation=0.01, test=0.01), 1_000_000, 4096, 512, 200, 3e-3, 40_000),
-    # 100B tokens of FineWeb-Edu in the paper: about 460 GB; --set corpus.path=... takes it from a folder.
+    # 100B tokens of FineWeb-Edu in the paper: about 460 GB; --corpus PATH reads a folder of it.
     "paper": Setup(StandardLibrary(), 460_000_000_000, 256 * 8192, 8192, 1792, 6.25e-4, 1_000_000, "bfloat16"),
 }
 

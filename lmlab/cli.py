@@ -33,6 +33,7 @@ def _parser():
 
     def at_scale(sub):
         sub.add_argument("--scale", default="smoke", help="smoke, small, mid or paper (default: smoke)")
+        sub.add_argument("--corpus", metavar="PATH", help="file or folder to read instead of the arm's own corpus")
         sub.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override any field")
 
     command("list", _list, "list experiments, their arms and scales")
@@ -49,7 +50,7 @@ def _parser():
 
     sub = command("table", _table, "train every arm of a paper's tables, print them and write report.html")
     sub.add_argument("name", help="paper")
-    sub.add_argument("--scale", default="smoke", help="smoke, small, mid or paper (default: smoke)")
+    at_scale(sub)
     sub.add_argument("--seeds", default="0", help="comma-separated (default: 0)")
     sub.add_argument("--dir", default="runs", help="folder of run directories (default: runs)")
 
@@ -94,7 +95,7 @@ def _resolve(args, seed=None):
     from lmlab import experiment
 
     found, arm = experiment.find(args.name)
-    return found, arm, found.resolve(arm, args.scale, args.set, seed)
+    return found, arm, found.resolve(arm, args.scale, args.set, seed, args.corpus)
 
 
 def _list(args):
@@ -136,7 +137,7 @@ def _show(args):
     else:
         loaded, name = experiment.load(args.name), None
         print(f"{loaded.paper.title} ({loaded.paper.year}), {loaded.paper.url}\n{loaded.paper.claim}\n")
-    anchor = sum(loaded.resolve(loaded.anchor, args.scale).flops_per_byte().values())
+    anchor = sum(loaded.resolve(loaded.anchor, args.scale, corpus=args.corpus).flops_per_byte().values())
     table = Table("arm", "parameters", "forward FLOPs per byte", f"against {loaded.anchor}", box=None)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -192,7 +193,11 @@ def _table(args):
         seeds = [int(s) for s in args.seeds.split(",")]
     except ValueError:
         raise UserError(f"--seeds takes integers separated by commas, not {args.seeds!r}.") from None
-    jobs = [(arm, seed, loaded.resolve(arm.name, args.scale, seed=seed)) for seed in seeds for arm in loaded.arms]
+    jobs = [
+        (arm, seed, loaded.resolve(arm.name, args.scale, args.set, seed, args.corpus))
+        for seed in seeds
+        for arm in loaded.arms
+    ]
     _prepare()
     console = Console(width=None if sys.stdout.isatty() else 160)
     for i, (arm, seed, run) in enumerate(jobs):
@@ -203,7 +208,8 @@ def _table(args):
     views = [table_view(loaded, table, results) for table in loaded.tables]
     for view in views:
         console.print(render_terminal(view))
-    command = f"lmlab table {args.name} --scale {args.scale}" + (f" --seeds {args.seeds}" if args.seeds != "0" else "")
+    command = f"lmlab table {args.name} --scale {args.scale} --seeds {args.seeds}"
+    command += (f" --corpus {args.corpus}" if args.corpus else "") + "".join(f" --set {s}" for s in args.set)
     provenance = {
         "command": command,
         "scale": args.scale,

@@ -7,6 +7,7 @@ import pkgutil
 from collections.abc import Callable
 
 from lmlab import config
+from lmlab.data.corpora import Files
 from lmlab.errors import UserError
 from lmlab.report.tables import Column
 from lmlab.training.run import Run
@@ -73,11 +74,13 @@ class Experiment:
                 return arm
         raise UserError(f"{self.name} has no arm {name!r}{_nearest(name, [a.name for a in self.arms])}")
 
-    def resolve(self, arm, scale, overrides=(), seed=None):
-        """The Run of an arm at a scale, with `field=value` overrides."""
+    def resolve(self, arm, scale, overrides=(), seed=None, corpus=None):
+        """The Run of an arm at a scale, on the files at the path `corpus` if given, with `field=value` overrides."""
         if scale not in self.scales:
             raise UserError(f"{self.name} has no scale {scale!r}{_nearest(scale, self.scales)}")
         run = self.arm(arm).run(scale)
+        if corpus is not None:
+            run = dataclasses.replace(run, corpus=Files(corpus))
         if seed is not None:
             run = dataclasses.replace(run, seed=seed)
         return config.override(run, overrides)

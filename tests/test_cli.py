@@ -36,6 +36,8 @@ def run(capsys, *argv):
         (["show", "hnet/llamabyte", "--set", "model.backbone.layout=Q4"], "Layer string 'Q4'"),
         (["train", "hnet/llamabyte", "--set", "mesh.fsdp=7"], "does not divide"),
         (["table", "hnet", "--seeds", "one"], "--seeds takes integers"),
+        (["data", "hnet/llamabyte", "--corpus", "no_such_corpus"], "There is no corpus at no_such_corpus"),
+        (["data", "hnet/llamabyte", "--corpus", "/dev/null"], "The corpus is empty"),
         (["sample", "nowhere"], "is not a run directory"),
         (["inspect", "nowhere"], "is not a run directory"),
         (["inspect", "nowhere", "no_such_file"], "Cannot read no_such_file"),

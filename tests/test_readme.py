@@ -1,0 +1,35 @@
+"""What the README shows works, and the results page says what the committed measurements say."""
+
+import pathlib
+import re
+
+import pytest
+
+from lmlab import experiment
+from lmlab.runner import load_table, table_view
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+RESULTS = sorted((ROOT / "experiments" / "results").glob("*.json"))
+
+
+def test_the_example_experiment_resolves():
+    text = (ROOT / "README.md").read_text()
+    code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "EXPERIMENT" in block)
+    assert len(code.splitlines()) <= 45
+    scope = {}
+    exec(compile(code, "README.md", "exec"), scope)
+    found = scope["EXPERIMENT"]
+    flops = [sum(found.resolve(a.name, "smoke").flops_per_byte().values()) for a in found.arms]
+    assert flops == sorted(flops, reverse=True)
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda p: p.stem)
+def test_results_page_holds_the_committed_tables(path):
+    from lmlab.report.tables import render_markdown
+
+    results, provenance = load_table(path)
+    found = experiment.load(path.stem.rsplit("_", 1)[0])
+    page = (ROOT / "experiments" / "README.md").read_text()
+    for table in found.tables:
+        assert render_markdown(table_view(found, table, results)).strip() in page
+    assert provenance["commit"] in page and provenance["command"] in page
