@@ -54,6 +54,11 @@ def _parser():
     sub.add_argument("--seeds", default="0", help="comma-separated (default: 0)")
     sub.add_argument("--dir", default="runs", help="folder of run directories (default: runs)")
 
+    sub = command("results", _results, "print a paper's tables as measured and committed, without training")
+    sub.add_argument("name", help="paper")
+    sub.add_argument("--scale", default="small", help="smoke, small, mid or paper (default: small)")
+    sub.add_argument("--markdown", action="store_true", help="as in experiments/README.md")
+
     sub = command("sample", _sample, "continue a prompt with a trained model")
     sub.add_argument("directory", help="run directory")
     sub.add_argument("--prompt", default="def ", help="text to continue")
@@ -224,6 +229,29 @@ def _table(args):
     title = f"{loaded.paper.title} ({loaded.paper.year})"
     write_page(path, title, loaded.paper.claim, views, results, provenance, labels)
     print(f"report: {path}")
+
+
+def _results(args):
+    import experiments
+    from rich.console import Console
+
+    from lmlab import experiment
+    from lmlab.report.tables import render_markdown, render_terminal
+    from lmlab.runner import load_table, table_view
+
+    loaded = experiment.load(args.name)
+    path = os.path.join(os.path.dirname(experiments.__file__), "results", f"{args.name}_{args.scale}.json")
+    if not os.path.exists(path):
+        raise UserError(f"No results of {args.name} at scale {args.scale} are committed.")
+    results, provenance = load_table(path)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for table in loaded.tables:
+        view = table_view(loaded, table, results)
+        if args.markdown:
+            print(render_markdown(view))
+        else:
+            console.print(render_terminal(view))
+    print(f"Measured by `{provenance['command']}` at commit {provenance['commit']}, {provenance['date']}.")
 
 
 def _sample(args):

@@ -38,6 +38,7 @@ def run(capsys, *argv):
         (["table", "hnet", "--seeds", "one"], "--seeds takes integers"),
         (["data", "hnet/llamabyte", "--corpus", "no_such_corpus"], "There is no corpus at no_such_corpus"),
         (["data", "hnet/llamabyte", "--corpus", "/dev/null"], "The corpus is empty"),
+        (["results", "hnet", "--scale", "mid"], "No results of hnet at scale mid"),
         (["sample", "nowhere"], "is not a run directory"),
         (["inspect", "nowhere"], "is not a run directory"),
         (["inspect", "nowhere", "no_such_file"], "Cannot read no_such_file"),
