@@ -22,8 +22,8 @@ def with_gradients(products):
 class MatmulRate:
     """Times `shapes` (m, k, n) back to back on the default device; `measure()` returns FLOP/s.
 
-    Kept as an object so that a benchmark can alternate its calls with what it compares: a shared machine's rate
-    drifts by tens of per cent within minutes.
+    Kept as an object so that a benchmark can alternate its calls with what it compares: a shared machine's
+    rate drifts by tens of per cent within minutes.
     """
 
     def __init__(self, shapes, dtype=jnp.float32):

@@ -30,8 +30,8 @@ def _swiglu_bwd(residuals, g):
     x, up, gate, g = (v.reshape(-1, v.shape[-1]) for v in (x, up, gate, g))
     s = jax.nn.sigmoid(gate)
     silu, dh = gate * s, g @ wo.T
-    # XLA's CPU back end transposes one operand of each weight gradient, and would fuse what makes the operand into
-    # the transposition, which then reads all of its inputs against the grain.
+    # XLA's CPU back end transposes one operand of each weight gradient, and would fuse what makes the operand
+    # into the transposition, which then reads all of its inputs against the grain.
     h, dup, dgate = jax.lax.optimization_barrier((up * silu, dh * silu, dh * up * (s + silu * (1 - s))))
     dx = dup @ wi[:, 0].T + dgate @ wi[:, 1].T
     return dx.reshape(*residuals[0].shape), jnp.stack([x.T @ dup, x.T @ dgate], axis=1), h.T @ g
@@ -71,7 +71,7 @@ softmax_cross_entropy.defvjp(_xent_fwd, _xent_bwd)
 
 @jax.custom_vjp
 def embed(table_VD, tokens_BL):
-    """Rows of the table. The gradient of a small vocabulary is a one-hot matrix product, of a large one a scatter."""
+    """Rows of the table. Its gradient is a one-hot matrix product, of a large vocabulary a scatter."""
     return table_VD[tokens_BL]
 
 

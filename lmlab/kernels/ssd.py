@@ -66,8 +66,8 @@ def ssd(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, segment_ids_BL=None, h0_BHPN=None, ch
 
     Products take operands of x's dtype and add up in float32; dt and A are float32. A position with dt = 0
     leaves the state as it is, so right padding is made inert by dt = 0 there and `h` is then the state after
-    the last position with dt > 0. Prefill does so with `segment_ids_BL=None`: padding with a segment id of its
-    own would be a new document, and reset the state.
+    the last position with dt > 0. Prefill does so with `segment_ids_BL=None`: padding with a segment id of
+    its own would be a new document, and reset the state.
     """
     B, L, H, P = x_BLHP.shape
     if h0_BHPN is None:

@@ -46,7 +46,7 @@ class Attention(nn.Module):
         x_BLD = x_BLD.astype(self.wqkv.dtype)
         D, _, H, K = self.wqkv.shape
         qkv = (x_BLD @ self.wqkv.reshape(D, 3 * H * K)).reshape(*x_BLD.shape[:2], 3, H, K)
-        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        q, k, v = (part[:, :, 0] for part in jnp.split(qkv, 3, axis=2))  # its gradient: one concatenation
         return rotary(q, position_BL, self.rotary_dim), rotary(k, position_BL, self.rotary_dim), v
 
     def _out(self, o_BLHK):

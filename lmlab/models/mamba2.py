@@ -89,7 +89,7 @@ class Mamba2(nn.Module):
 
     @nn.nowrap
     def init_cache(self, batch, length, dtype=jnp.float32):
-        """The last inputs of the convolution and the float32 SSM state; `length` changes the size of neither."""
+        """The last inputs of the convolution and the float32 SSM state; neither grows with `length`."""
         return {
             "conv": jnp.zeros((batch, self.d_conv, self.d_inner + 2 * self.d_state), dtype),
             "ssm": jnp.zeros((batch, self.n_heads, self.head_dim, self.d_state), jnp.float32),

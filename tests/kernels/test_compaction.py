@@ -5,7 +5,7 @@ import pytest
 
 from lmlab.kernels import compaction as kernels
 
-STARTS = np.asarray([[1, 0, 0, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 1], [0, 0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0]], bool)
+STARTS = np.asarray([[*map(int, row)] for row in ("1001100", "1111111", "0010000", "0000000")], bool)
 
 
 def test_positions_and_slots():

@@ -18,7 +18,8 @@ def assert_equal(fast, slow, args, tolerance=1e-5):
         loss = jax.value_and_grad(lambda *args: jnp.sum(f(*args) * weight), argnums=tuple(range(len(args))))
         return jax.jit(f)(*args), jax.jit(loss)(*args)[1]
 
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=tolerance), run(fast), run(slow))
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=tolerance)  # noqa: E731
+    jax.tree.map(close, run(fast), run(slow))
 
 
 def test_rms_norm_of_zeros_has_finite_gradients():
@@ -34,15 +35,15 @@ def test_swiglu_equals_the_reference(shape):
 
 def test_cross_entropy_equals_the_reference():
     targets = jax.random.randint(jax.random.key(1), (2, 7), 0, 11)
-    fast, slow = (
-        lambda x, f=f: f(x, targets) for f in (kernels.softmax_cross_entropy, kernels.softmax_cross_entropy_reference)
-    )
+    both = (kernels.softmax_cross_entropy, kernels.softmax_cross_entropy_reference)
+    fast, slow = (lambda x, f=f: f(x, targets) for f in both)
     assert_equal(fast, slow, (3 * normal(2, 7, 11),))
 
 
 def test_cross_entropy_of_large_logits_is_finite():
     logits = jnp.asarray([[[1e4, -1e4, 0.0]]])
-    value, g = jax.value_and_grad(lambda x: kernels.softmax_cross_entropy(x, jnp.asarray([[1]])).sum())(logits)
+    target = jnp.asarray([[1]])
+    value, g = jax.value_and_grad(lambda x: kernels.softmax_cross_entropy(x, target).sum())(logits)
     assert value == 2e4
     np.testing.assert_array_equal(g[0, 0], [1.0, -1.0, 0.0])
 
