@@ -17,6 +17,6 @@ def keep_freed_memory():
     except (OSError, AttributeError):
         return
     mallopt(M_MMAP_MAX, 0)
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(M_TRIM_THRESHOLD, -1)  # never; the largest int is 2 GiB, and a step's temporaries may be more
     mallopt(M_ARENA_MAX, 1)
     mallopt(M_TOP_PAD, 64 * 2**20)

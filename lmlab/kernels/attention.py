@@ -102,32 +102,32 @@ def splash_attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window, interpret=F
     kernel = splash.make_splash_mha_single_device(splash.MultiHeadMask([mask] * H), interpret=interpret)
     ids_BL = jnp.zeros((B, L), jnp.int32) if segment_ids_BL is None else segment_ids_BL
     ids_BL = jnp.pad(ids_BL, ((0, 0), (0, pad)), constant_values=-1)
-    qkv = [jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))) for x in (q_BLHK * K**-0.5, k_BLHK, v_BLHK)]
-    q, k, v = (jnp.swapaxes(x, 1, 2) for x in qkv)
+    q, k, v = (
+        jnp.swapaxes(jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))), 1, 2) for x in (q_BLHK * K**-0.5, k_BLHK, v_BLHK)
+    )
     o_BHLK = jax.vmap(kernel)(q, k, v, splash.SegmentIds(ids_BL, ids_BL))
     return jnp.swapaxes(o_BHLK, 1, 2)[:, :L]
 
 
 def fused_attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window):
     """`attention_reference` by `jax.nn.dot_product_attention`, for GPUs."""
-    ids = segment_ids_BL
-    same = None if ids is None else ids[:, None, :, None] == ids[:, None, None, :]
+    same = None if segment_ids_BL is None else (segment_ids_BL[:, None, :, None] == segment_ids_BL[:, None, None, :])
     local = None if window is None else (window - 1, 0)
-    return jax.nn.dot_product_attention(
-        q_BLHK, k_BLHK, v_BLHK, mask=same, is_causal=True, local_window_size=local
-    )
+    return jax.nn.dot_product_attention(q_BLHK, k_BLHK, v_BLHK, mask=same, is_causal=True, local_window_size=local)
 
 
 def attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL=None, window=None):
-    """`attention_reference`, fast on the default backend. XLA cannot partition splash attention's kernel, so
-    several TPUs take the blocked form."""
+    """`attention_reference`, fast on the default backend. XLA cannot partition splash attention's kernel, so several
+    TPUs take the blocked form."""
     fast = {"gpu": fused_attention, "tpu": splash_attention if jax.device_count() == 1 else blocked_attention}
     return fast.get(jax.default_backend(), blocked_attention)(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window)
 
 
-def attention_step(q_BHK, k_BSHK, v_BSHK, valid_BS):
-    """One query per row against its cache: [B, H, K]; `valid_BS` marks filled slots."""
-    scores = jnp.einsum("bhk,bshk->bhs", q_BHK, k_BSHK.astype(q_BHK.dtype)).astype(jnp.float32)
-    scores = jnp.where(valid_BS[:, None], scores * q_BHK.shape[-1] ** -0.5, MASKED)
-    p_BHS = jax.nn.softmax(scores, axis=-1).astype(v_BSHK.dtype)
-    return jnp.einsum("bhs,bshk->bhk", p_BHS, v_BSHK).astype(q_BHK.dtype)
+def attention_step(q_BHK, k_NSK, v_NSK, valid_BS):
+    """One query per row against its cache of N = B * H merged rows and heads: [B, H, K]; `valid_BS` marks filled
+    slots. In this layout no product transposes the cache."""
+    B, H, K = q_BHK.shape
+    scores = jnp.einsum("nk,nsk->ns", q_BHK.reshape(B * H, K), k_NSK.astype(q_BHK.dtype)).astype(jnp.float32)
+    scores = jnp.where(jnp.repeat(valid_BS, H, axis=0), scores * K**-0.5, MASKED)
+    p_NS = jax.nn.softmax(scores, axis=-1).astype(v_NSK.dtype)
+    return jnp.einsum("ns,nsk->nk", p_NS, v_NSK).astype(q_BHK.dtype).reshape(B, H, K)

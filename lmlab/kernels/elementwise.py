@@ -4,6 +4,12 @@ import jax
 import jax.numpy as jnp
 
 
+def linear(x, w):
+    """x @ w, [..., D] with [D, F], as one product of matrices: for the weight gradient of a product with more
+    leading axes, XLA's CPU back end writes a transposed copy of the cotangent, at many times the product's cost."""
+    return (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[-1])
+
+
 def rms_norm(x, scale, eps):
     """x / sqrt(mean(x^2) + eps) * scale over the last axis."""
     return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps) * scale
@@ -21,7 +27,11 @@ def swiglu(x, wi, wo):
 
 
 def _swiglu_fwd(x, wi, wo):
-    up, gate = x @ wi[:, 0], x @ wi[:, 1]
+    D, _, F = wi.shape
+    if x.size < wi.size:  # decoding: copying the two slices of wi would cost more than the products
+        up, gate = jnp.split(x @ wi.reshape(D, 2 * F), 2, axis=-1)
+    else:
+        up, gate = x @ wi[:, 0], x @ wi[:, 1]
     return (up * jax.nn.silu(gate)) @ wo, (x, up, gate, wi, wo)
 
 
@@ -71,7 +81,7 @@ softmax_cross_entropy.defvjp(_xent_fwd, _xent_bwd)
 
 @jax.custom_vjp
 def embed(table_VD, tokens_BL):
-    """Rows of the table. Its gradient is a one-hot matrix product, of a large vocabulary a scatter."""
+    """Rows of the table. The gradient of a small vocabulary is a one-hot matrix product, of a large one a scatter."""
     return table_VD[tokens_BL]
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen import meta
 
-from lmlab.kernels.elementwise import embed
+from lmlab.kernels.elementwise import embed, linear
 from lmlab.models.layers import normal, parameter
 
 
@@ -41,7 +41,7 @@ class LanguageModel(nn.Module):
 
     def _logits(self, y):
         head = self.embedding.T if self.tied else self.head
-        return (y.astype(head.dtype) @ head).astype(jnp.float32)
+        return linear(y.astype(head.dtype), head).astype(jnp.float32)
 
     def __call__(self, tokens_BL, segment_ids_BL=None):
         """`segment_ids_BL` numbers the documents packed in a row from 1, 0 is padding; None: one document a row."""

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from lmlab.kernels.convolution import causal_conv, causal_conv_state, causal_conv_step
-from lmlab.kernels.elementwise import rms_norm
+from lmlab.kernels.elementwise import linear, rms_norm
 from lmlab.kernels.ssd import ssd, ssd_step
 from lmlab.models.layers import normal, parameter
 
@@ -62,7 +62,7 @@ class Mamba2(nn.Module):
     def _project(self, x):
         """[..., D] -> z [..., E], xBC [..., E + 2N] (before the convolution), dt [..., H] float32."""
         E, N = self.d_inner, self.d_state
-        z, xbc, dt = jnp.split(x.astype(self.in_proj.dtype) @ self.in_proj, [E, 2 * E + 2 * N], axis=-1)
+        z, xbc, dt = jnp.split(linear(x.astype(self.in_proj.dtype), self.in_proj), [E, 2 * E + 2 * N], axis=-1)
         return z, xbc, nn.softplus(dt.astype(jnp.float32) + self.dt_bias)
 
     def _split(self, xbc):
@@ -78,7 +78,7 @@ class Mamba2(nn.Module):
         """Skip D x, gate, RMSNorm after the gate, output projection."""
         y = y + self.D[:, None] * x.astype(jnp.float32)
         y = y.reshape(*y.shape[:-2], self.d_inner) * nn.silu(z.astype(jnp.float32))
-        return rms_norm(y, self.norm, 1e-5).astype(self.out_proj.dtype) @ self.out_proj
+        return linear(rms_norm(y, self.norm, 1e-5).astype(self.out_proj.dtype), self.out_proj)
 
     def __call__(self, x_BLD, segment_ids_BL):
         """Packed rows."""
