@@ -110,7 +110,7 @@ def test_a_path_of_digits_is_still_a_name():
 
 def test_fields_that_must_fit_one_another_change_together():
     assert RUNS["hierarchy"].checkpoint_every % 7 and 21 % RUNS["hierarchy"].log_every
-    after = config.override(RUNS["hierarchy"], ["checkpoint_every=21", "log_every=7", "steps=1", "steps=2"])
+    after = config.override(RUNS["hierarchy"], ["checkpoint_every=21", "evaluate_every=21", "log_every=7", "steps=1", "steps=2"])
     assert (after.checkpoint_every, after.log_every, after.steps) == (21, 7, 2)
     with pytest.raises(UserError, match="must be a multiple"):
         config.override(RUNS["hierarchy"], ["checkpoint_every=21"])
