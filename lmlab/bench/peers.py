@@ -1,4 +1,4 @@
-"""The peer on a CPU: Hugging Face's Llama in PyTorch, of the same shape, trained the way its users do.
+"""The peer on a CPU: Hugging Face's Llama in PyTorch, of the same shape, used the way its users do.
 
 It runs in a process of its own, `python -m lmlab.bench.peers`, with threads of its own.
 Environment: LMLAB_BENCH_PYTHON names the Python that has torch and transformers; by default it is this one.
@@ -57,7 +57,7 @@ class HFLlama:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1
         )
-        self.clip = torch.nn.utils.clip_grad_norm_
+        self.torch, self.clip = torch, torch.nn.utils.clip_grad_norm_
         tokens = np.random.default_rng(0).integers(0, shape.vocab_size, (shape.batch_size, shape.length))
         self.tokens = torch.from_numpy(tokens)
 
@@ -72,8 +72,19 @@ class HFLlama:
         return loss.item(), time.perf_counter() - start
 
 
+    def generate(self, batch, prompt, new):
+        """Sample `new` tokens behind `prompt` random ones in `batch` rows, with its cache: seconds."""
+        tokens = np.random.default_rng(0).integers(97, 123, (batch, prompt))
+        start = time.perf_counter()
+        with self.torch.inference_mode():
+            self.model.generate(
+                self.torch.from_numpy(tokens), min_new_tokens=new, max_new_tokens=new, do_sample=True, top_k=0
+            )
+        return time.perf_counter() - start
+
+
 def serve():
-    """The peer's process: stdin gives the shape as JSON, then each line asks for a step; answers in JSON."""
+    """The peer's process: stdin gives the shape, then each line a method and its arguments; JSON both ways."""
     shape = Shape(**json.loads(sys.stdin.readline()))
     try:
         llama = HFLlama(shape)
@@ -81,9 +92,9 @@ def serve():
         print(json.dumps({"missing": error.name}), flush=True)
         return
     print(json.dumps({"parameters": sum(p.numel() for p in llama.model.parameters())}), flush=True)
-    for _ in sys.stdin:
-        loss, seconds = llama.step()
-        print(json.dumps({"loss": loss, "seconds": seconds}), flush=True)
+    for line in sys.stdin:
+        method, *arguments = json.loads(line)
+        print(json.dumps(getattr(llama, method)(*arguments)), flush=True)
 
 
 class Peer:
@@ -116,8 +127,11 @@ class Peer:
 
     def step(self):
         """One training step: (loss, seconds)."""
-        answer = self._ask("step")
-        return answer["loss"], answer["seconds"]
+        return self._ask(["step"])
+
+    def generate(self, batch, prompt, new):
+        """Cached generation: seconds."""
+        return self._ask(["generate", batch, prompt, new])
 
     def close(self):
         """End the process."""
