@@ -123,11 +123,32 @@ def attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL=None, window=None):
     return fast.get(jax.default_backend(), blocked_attention)(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window)
 
 
-def attention_step(q_BHK, k_NSK, v_NSK, valid_BS):
-    """One query per row against its cache of N = B * H merged rows and heads: [B, H, K]; `valid_BS` marks filled
-    slots. In this layout no product transposes the cache."""
+def attention_step(q_BHK, k_ZNQK, v_ZNQK, filled_B, row_N=None):
+    """One query per row against the first `filled_B` slots of its cache: [B, H, K].
+
+    The cache is Z blocks of Q slots for merged rows and heads; only blocks that some row has filled are read.
+    `row_N`: which N of the cache the B * H queries belong to; None: all, in order. In this layout a block is
+    contiguous and no product transposes it.
+    """
     B, H, K = q_BHK.shape
-    scores = jnp.einsum("nk,nsk->ns", q_BHK.reshape(B * H, K), k_NSK.astype(q_BHK.dtype)).astype(jnp.float32)
-    scores = jnp.where(jnp.repeat(valid_BS, H, axis=0), scores * K**-0.5, MASKED)
-    p_NS = jax.nn.softmax(scores, axis=-1).astype(v_NSK.dtype)
-    return jnp.einsum("ns,nsk->nk", p_NS, v_NSK).astype(q_BHK.dtype).reshape(B, H, K)
+    Z, _, Q, _ = k_ZNQK.shape
+    q_NK, filled_N = q_BHK.reshape(B * H, K), jnp.repeat(filled_B, H)
+
+    def block(cache_ZNQK, z):
+        return (cache_ZNQK[z] if row_N is None else cache_ZNQK[z, row_N]).astype(q_NK.dtype)
+
+    def add(carry):
+        z, m_N, sum_N, o_NK = carry
+        s_NQ = jnp.einsum("nk,nqk->nq", q_NK, block(k_ZNQK, z)).astype(jnp.float32) * K**-0.5
+        s_NQ = jnp.where(z * Q + jnp.arange(Q) < filled_N[:, None], s_NQ, MASKED)
+        top_N = jnp.maximum(m_N, jnp.max(s_NQ, axis=1))
+        p_NQ, shrink_N = jnp.exp(s_NQ - top_N[:, None]), jnp.exp(m_N - top_N)
+        o_NK = o_NK * shrink_N[:, None] + jnp.einsum("nq,nqk->nk", p_NQ.astype(q_NK.dtype), block(v_ZNQK, z))
+        return z + 1, top_N, sum_N * shrink_N + jnp.sum(p_NQ, axis=1), o_NK
+
+    carry = 0, jnp.full(B * H, MASKED), jnp.zeros(B * H), jnp.zeros((B * H, K))
+    if Z == 1:
+        carry = add(carry)
+    else:
+        carry = jax.lax.while_loop(lambda c: (c[0] == 0) | (c[0] * Q < jnp.max(filled_B)), add, carry)
+    return (carry[3] / carry[2][:, None]).astype(q_BHK.dtype).reshape(B, H, K)

@@ -7,7 +7,10 @@ import numpy as np
 
 from lmlab.kernels.attention import attention, attention_step
 from lmlab.kernels.elementwise import linear
+from lmlab.models.cache import put, take
 from lmlab.models.layers import normal, parameter
+
+CACHE_BLOCK = 128  # slots that a decoding step reads at once
 
 
 def rotary(x_BLHK, position_BL, rotary_dim, base=10_000.0):
@@ -66,49 +69,51 @@ class Attention(nn.Module):
     def init_cache(self, batch, length, dtype=jnp.float32):
         """Ring buffers of keys and values for `length` positions, or for the window if that is shorter.
 
-        [B * H, slots, K], rows and heads merged: XLA's CPU back end transposes a cache whose heads come after its
-        slots, and copies one with an axis of size 1 (batch 1) at every update.
+        [blocks, B * H, slots per block, K]: see `attention_step`.
         """
         slots = length if self.window is None else min(self.window, length)
-        shape = (batch * self.n_heads, slots, self.d_model // self.n_heads)
+        block = min(slots, CACHE_BLOCK)
+        shape = (-(-slots // block), batch * self.n_heads, block, self.d_model // self.n_heads)
         return {"k": jnp.zeros(shape, dtype), "v": jnp.zeros(shape, dtype), "index": jnp.zeros(batch, jnp.int32)}
+
+    def _slots(self, cache):
+        Z, _, Q, _ = cache["k"].shape
+        return Z * Q if self.window is None else min(self.window, Z * Q)
 
     def prefill(self, x_BLD, valid_BL, cache):
         """Forward over right-padded prompts (`valid_BL` marks the prefix); returns (y_BLD, filled cache)."""
         L = x_BLD.shape[1]
         q, k, v = self._qkv(x_BLD, np.arange(L)[None])
         y_BLD = self._out(attention(q, k, v, valid_BL.astype(jnp.int32), self.window))
-        slots, count_B = cache["k"].shape[1], jnp.sum(valid_BL, axis=1)
+        slots, count_B = self._slots(cache), jnp.sum(valid_BL, axis=1)
         position_BL = jnp.arange(L)[None]
-        kept = valid_BL & (position_BL >= count_B[:, None] - slots)
-        slot_BL = jnp.where(kept, position_BL % slots, slots)  # slot `slots` does not exist: dropped
-        row, slot = jnp.arange(cache["k"].shape[0])[:, None], jnp.repeat(slot_BL, self.n_heads, axis=0)
+        kept_BL = valid_BL & (position_BL >= count_B[:, None] - slots)
+        slot_NL = jnp.repeat(jnp.where(kept_BL, position_BL % slots, -1), self.n_heads, axis=0)
 
-        def write(cache_NSK, new_BLHK):
+        def write(cache_ZNQK, new_BLHK):
             new_NLK = jnp.swapaxes(new_BLHK, 1, 2).reshape(-1, L, new_BLHK.shape[-1])
-            return cache_NSK.at[row, slot].set(new_NLK.astype(cache_NSK.dtype), mode="drop")
+            return _write(cache_ZNQK, new_NLK, jnp.arange(cache_ZNQK.shape[1])[:, None], slot_NL)
 
-        return y_BLD, {
-            "k": write(cache["k"], k),
-            "v": write(cache["v"], v),
-            "index": count_B.astype(jnp.int32),
-        }
+        index_B = count_B.astype(jnp.int32)
+        return y_BLD, {"k": write(cache["k"], k), "v": write(cache["v"], v), "index": index_B}
 
-    def step(self, x_BD, cache, active_B):
-        """One position for the active rows; the cache of the others does not change."""
-        q, k, v = self._qkv(x_BD[:, None], cache["index"][:, None])
-        slots = cache["k"].shape[1]
-        slot_B = jnp.where(active_B, cache["index"] % slots, slots)
-        row, slot = jnp.arange(cache["k"].shape[0]), jnp.repeat(slot_B, self.n_heads)
+    def step(self, x_BD, cache, active_B, row_B=None):
+        """One position for the active rows; the cache of the others does not change. `row_B`: see `Stack.step`."""
+        H = self.n_heads
+        index_B = take(cache["index"], row_B)
+        q, k, v = self._qkv(x_BD[:, None], index_B[:, None])
+        slots = self._slots(cache)
+        slot_N = jnp.repeat(jnp.where(active_B, index_B % slots, -1), H)
+        row_N = None if row_B is None else (row_B[:, None] * H + jnp.arange(H)).reshape(-1)
 
-        def write(cache_NSK, new_B1HK):
-            new_NK = new_B1HK.reshape(-1, new_B1HK.shape[-1])
-            return cache_NSK.at[row, slot].set(new_NK.astype(cache_NSK.dtype), mode="drop")
+        def write(cache_ZNQK, new_B1HK):
+            rows = jnp.arange(cache_ZNQK.shape[1]) if row_N is None else row_N
+            return _write(cache_ZNQK, new_B1HK.reshape(-1, new_B1HK.shape[-1]), rows, slot_N)
 
-        k_NSK, v_NSK = write(cache["k"], k), write(cache["v"], v)
-        index_B = cache["index"] + active_B
-        o_BHK = attention_step(q[:, 0], k_NSK, v_NSK, jnp.arange(slots) < index_B[:, None])
-        return self._out(o_BHK[:, None])[:, 0], {"k": k_NSK, "v": v_NSK, "index": index_B}
+        k_ZNQK, v_ZNQK = write(cache["k"], k), write(cache["v"], v)
+        o_BHK = attention_step(q[:, 0], k_ZNQK, v_ZNQK, jnp.minimum(index_B + active_B, slots), row_N)
+        index = put(cache["index"], index_B + 1, active_B, row_B)
+        return self._out(o_BHK[:, None])[:, 0], {"k": k_ZNQK, "v": v_ZNQK, "index": index}
 
     @nn.nowrap
     def flops(self, length):
@@ -118,6 +123,13 @@ class Attention(nn.Module):
         """
         keys = length if self.window is None else min(length, self.window)
         return 8 * self.d_model**2 + 4 * keys * self.d_model + 3 * self.n_heads * keys
+
+
+def _write(cache_ZNQK, new, row, slot):
+    """`new` [..., K] at (row, slot) of the cache; slot -1 is dropped."""
+    Z, _, Q, _ = cache_ZNQK.shape
+    block = jnp.where(slot < 0, Z, slot // Q)
+    return cache_ZNQK.at[block, row, slot % Q].set(new.astype(cache_ZNQK.dtype), mode="drop")
 
 
 def shift_right(x, fill):

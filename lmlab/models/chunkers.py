@@ -83,11 +83,10 @@ class LearnedChunker(nn.Module):
         h_BD = jnp.take_along_axis(h_BLD, last_B[:, None, None], axis=1)[:, 0]
         return {"h": h_BD.astype(jnp.float32), "seen": valid_BL[:, 0]}
 
-    def step(self, h_BD, tokens_B, cache, active_B):
+    def step(self, h_BD, tokens_B, cache):
         """(start_B, probability_B, cache)."""
         p_B = jnp.where(cache["seen"], self._probability(cache["h"], h_BD), 1.0)
-        h_BD = jnp.where(active_B[:, None], h_BD.astype(jnp.float32), cache["h"])
-        return (p_B > 0.5) & active_B, p_B, {"h": h_BD, "seen": cache["seen"] | active_B}
+        return p_B > 0.5, p_B, {"h": h_BD, "seen": jnp.ones_like(cache["seen"])}
 
     @nn.nowrap
     def flops(self):
@@ -128,10 +127,10 @@ class FixedStride(nn.Module):
         """Cache behind right-padded prompts."""
         return jnp.sum(valid_BL, axis=1, dtype=jnp.int32)
 
-    def step(self, h_BD, tokens_B, cache, active_B):
+    def step(self, h_BD, tokens_B, cache):
         """(start_B, probability_B, cache)."""
-        start_B = (cache % self.positions_per_chunk == 0) & active_B
-        return start_B, start_B.astype(jnp.float32), cache + active_B
+        start_B = cache % self.positions_per_chunk == 0
+        return start_B, start_B.astype(jnp.float32), cache + 1
 
     @nn.nowrap
     def flops(self):
@@ -170,12 +169,11 @@ class Whitespace(nn.Module):
         last_B = jnp.maximum(jnp.sum(valid_BL, axis=1) - 1, 0)
         return {"space": spacelike(jnp.take_along_axis(tokens_BL, last_B[:, None], 1)[:, 0]), "seen": valid_BL[:, 0]}
 
-    def step(self, h_BD, tokens_B, cache, active_B):
+    def step(self, h_BD, tokens_B, cache):
         """(start_B, probability_B, cache)."""
         space_B = spacelike(tokens_B)
-        start_B = ((space_B & ~cache["space"]) | ~cache["seen"]) & active_B
-        cache = {"space": jnp.where(active_B, space_B, cache["space"]), "seen": cache["seen"] | active_B}
-        return start_B, start_B.astype(jnp.float32), cache
+        start_B = (space_B & ~cache["space"]) | ~cache["seen"]
+        return start_B, start_B.astype(jnp.float32), {"space": space_B, "seen": jnp.ones_like(cache["seen"])}
 
     @nn.nowrap
     def flops(self):

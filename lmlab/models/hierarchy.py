@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from lmlab.kernels.compaction import compact, gather
+from lmlab.models.cache import put, take
 from lmlab.models.layers import parameter
 
 
@@ -23,15 +24,19 @@ class Stage(NamedTuple):
     positions: jax.Array  # int32 scalar: positions that it chose from
     probability: jax.Array  # float32 scalar: sum of p over those positions
     overflow: jax.Array  # int32 scalar: starts that found no slot
+    slots: jax.Array  # int32 scalar: chunk slots that the inner network computed, all rows
     auxiliary: jax.Array  # float32 scalar: weighted auxiliary loss
 
 
 class Hierarchy(nn.Module):
     """[B, L, D] -> [B, L, D] through chunks.
 
-    `capacity` is the number of chunk slots as a share of the positions; None gives a slot to every position, so
-    that nothing can overflow. Training picks a share somewhat above 1/N; a start without a slot joins the chunk
-    before it and is counted in `Stage.overflow`.
+    `capacity` is the number of chunk slots as a share of the positions.
+    One share: fixed. A start without a slot joins the chunk before it and is counted in `Stage.overflow`.
+    Several shares, rising: exact. The smallest that holds the fullest row of the whole batch is chosen in every
+    step, or one slot per position where none does; nothing ever overflows. Backward, the chosen branch is computed
+    again, since a differentiated switch would keep the residuals of every branch.
+    None: a slot for every position.
     """
 
     encoder: nn.Module
@@ -39,7 +44,7 @@ class Hierarchy(nn.Module):
     inner: nn.Module
     unpool: nn.Module
     decoder: nn.Module
-    capacity: float | None = None
+    capacity: float | tuple[float, ...] | None = None
 
     @property
     def d_model(self):
@@ -59,31 +64,50 @@ class Hierarchy(nn.Module):
         return jnp.concatenate([x, jnp.broadcast_to(self.widen, (*x.shape[:-1], extra)).astype(x.dtype)], -1)
 
     def slots(self, length):
-        """Static number of chunk slots for `length` positions."""
+        """Static numbers of chunk slots for `length` positions, rising; exact if the last is `length`."""
         if self.capacity is None:
-            return length
-        return min(length, -(-math.ceil(length * self.capacity) // 8) * 8)
+            return (length,)
+        shares = self.capacity if isinstance(self.capacity, tuple) else (self.capacity,)
+        counts = [min(length, -(-math.ceil(length * share) // 8) * 8) for share in shares]
+        return tuple(sorted({*counts, length} if isinstance(self.capacity, tuple) else counts))
+
+    def _through_chunks(self, slots, h_BLD, tokens_BL, segment_ids_BL, routing):
+        """What the decoder reads, the inner stages at this stage's positions, and the number of lost starts."""
+        c = compact(routing.start_BL, slots)
+        segment_ids_BC = gather(segment_ids_BL, c)
+        z_BCE, inner = self.inner(self._widen(gather(h_BLD, c)), gather(tokens_BL, c), segment_ids_BC)
+        y_BLD = self.unpool(z_BCE[..., : self.d_model], h_BLD, routing, c, segment_ids_BC)
+        slot_BL = jnp.minimum(c.slot_BL, slots - 1)
+        outward = tuple(
+            s._replace(start_BL=jnp.take_along_axis(s.start_BL, slot_BL, axis=1) & c.kept_BL) for s in inner
+        )
+        return y_BLD, outward, jnp.sum(c.overflow_B), jnp.asarray(slots * len(h_BLD), jnp.int32)
 
     def __call__(self, x_BLD, tokens_BL, segment_ids_BL):
         """Returns (y_BLD, stages), the stages from the outside in."""
         h_BLD, _ = self.encoder(x_BLD, tokens_BL, segment_ids_BL)
         routing = self.chunker(h_BLD, tokens_BL, segment_ids_BL)
-        c = compact(routing.start_BL, self.slots(x_BLD.shape[1]))
-        segment_ids_BC = gather(segment_ids_BL, c)
-        z_BCE, inner = self.inner(self._widen(gather(h_BLD, c)), gather(tokens_BL, c), segment_ids_BC)
-        y_BLD = self.unpool(z_BCE[..., : self.d_model], h_BLD, routing, c, segment_ids_BC)
+        slots = self.slots(x_BLD.shape[1])
+        operands = (h_BLD, tokens_BL, segment_ids_BL, routing)
+        if len(slots) == 1 or self.is_initializing():
+            y_BLD, outward, overflow, computed = self._through_chunks(slots[-1], *operands)
+        else:
+            needed = jnp.max(jnp.sum(routing.start_BL, axis=1))
+            branches = [
+                nn.remat(lambda mdl, *operands, n=n: mdl._through_chunks(n, *operands), prevent_cse=False)
+                for n in slots
+            ]
+            choice = jnp.sum(needed > jnp.array(slots[:-1]))
+            y_BLD, outward, overflow, computed = nn.switch(choice, branches, self, *operands)
         y_BLD, _ = self.decoder(y_BLD, tokens_BL, segment_ids_BL)
         stage = Stage(
             start_BL=routing.start_BL,
             starts=jnp.sum(routing.start_BL),
             positions=jnp.sum(segment_ids_BL > 0),
             probability=jnp.sum(routing.probability_BL),
-            overflow=jnp.sum(c.overflow_B),
+            overflow=overflow,
+            slots=computed,
             auxiliary=routing.auxiliary,
-        )
-        slot = jnp.minimum(c.slot_BL, z_BCE.shape[1] - 1)
-        outward = tuple(
-            s._replace(start_BL=jnp.take_along_axis(s.start_BL, slot, axis=1) & c.kept_BL) for s in inner
         )
         return y_BLD, (stage, *outward)
 
@@ -118,23 +142,38 @@ class Hierarchy(nn.Module):
             "decoder": decoder,
         }
 
-    def step(self, x_BD, tokens_B, cache, active_B):
-        """One position; the inner network runs only if an active row starts a chunk."""
-        h_BD, encoder = self.encoder.step(x_BD, tokens_B, cache["encoder"], active_B)
-        start_B, p_B, chunker = self.chunker.step(h_BD, tokens_B, cache["chunker"], active_B)
+    def step(self, x_BD, tokens_B, cache, active_B, row_B=None):
+        """One position for the active rows. `row_B`: see `Stack.step`.
 
-        def run(mdl, inner):
-            z_BE, inner = mdl.inner.step(mdl._widen(h_BD), tokens_B, inner, start_B)
-            return z_BE[:, : mdl.d_model].astype(jnp.float32), inner
+        The inner network runs over the rows that start a chunk only, a quarter of the batch at a time.
+        """
+        B = x_BD.shape[0]
+        h_BD, encoder = self.encoder.step(x_BD, tokens_B, cache["encoder"], active_B, row_B)
+        start_B, p_B, chunker = self.chunker.step(h_BD, tokens_B, take(cache["chunker"], row_B))
+        start_B &= active_B
+        group, starts = max(1, B // 4), jnp.sum(start_B)
+        first_B = jnp.argsort(~start_B, stable=True)  # the rows that start a chunk, then the others
 
-        def skip(mdl, inner):
-            return jnp.zeros(h_BD.shape, jnp.float32), inner
+        def run(mdl, carry):
+            done, z_BD, inner = carry
+            at_G = jnp.minimum(done + jnp.arange(group), B - 1)
+            live_G, pick_G = done + jnp.arange(group) < starts, first_B[at_G]
+            row_G = pick_G if row_B is None else row_B[pick_G]
+            z_GE, inner = mdl.inner.step(mdl._widen(h_BD[pick_G]), tokens_B[pick_G], inner, live_G, row_G)
+            z_GD = z_GE[:, : mdl.d_model].astype(jnp.float32)
+            return done + group, z_BD.at[jnp.where(live_G, pick_G, B)].set(z_GD, mode="drop"), inner
 
-        z_BD, inner = nn.cond(jnp.any(start_B), run, skip, self, cache["inner"])
-        y_BD, last_BD = self.unpool.step(z_BD, h_BD, start_B, p_B, cache["last"])
-        last_BD = jnp.where(active_B[:, None], last_BD, cache["last"])
-        y_BD, decoder = self.decoder.step(y_BD, tokens_B, cache["decoder"], active_B)
-        return y_BD, {"encoder": encoder, "chunker": chunker, "inner": inner, "last": last_BD, "decoder": decoder}
+        carry = 0, jnp.zeros((B, self.d_model), jnp.float32), cache["inner"]
+        _, z_BD, inner = nn.while_loop(lambda mdl, carry: carry[0] < starts, run, self, carry)
+        y_BD, last_BD = self.unpool.step(z_BD, h_BD, start_B, p_B, take(cache["last"], row_B))
+        y_BD, decoder = self.decoder.step(y_BD, tokens_B, cache["decoder"], active_B, row_B)
+        return y_BD, {
+            "encoder": encoder,
+            "chunker": put(cache["chunker"], chunker, active_B, row_B),
+            "inner": inner,
+            "last": put(cache["last"], last_BD, active_B, row_B),
+            "decoder": decoder,
+        }
 
     @nn.nowrap
     def flops(self, length, ratios=()):

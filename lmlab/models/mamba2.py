@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from lmlab.kernels.convolution import causal_conv, causal_conv_state, causal_conv_step
 from lmlab.kernels.elementwise import linear, rms_norm
 from lmlab.kernels.ssd import ssd, ssd_step
+from lmlab.models.cache import put, take
 from lmlab.models.layers import normal, parameter
 
 
@@ -104,15 +105,14 @@ class Mamba2(nn.Module):
         conv = causal_conv_state(cache["conv"], xbc, jnp.sum(valid_BL, axis=1))
         return self._out(y, x, z), {"conv": conv, "ssm": state}
 
-    def step(self, x_BD, cache, active_B):
-        """One position for the active rows; the cache of the others does not change."""
+    def step(self, x_BD, cache, active_B, row_B=None):
+        """One position for the active rows; the cache of the others does not change. `row_B`: see `Stack.step`."""
+        old = take(cache, row_B)
         z, xbc, dt = self._project(x_BD)
-        xbc, conv = causal_conv_step(cache["conv"], xbc, self.conv_kernel, self.conv_bias)
+        xbc, conv = causal_conv_step(old["conv"], xbc, self.conv_kernel, self.conv_bias)
         x, b, c = self._split(xbc)
-        y, state = ssd_step(cache["ssm"], x, dt, self._a(), b, c)
-        new = {"conv": conv, "ssm": state}
-        keep = lambda n, o: jnp.where(active_B.reshape(-1, *[1] * (n.ndim - 1)), n, o)  # noqa: E731
-        return self._out(y, x, z), jax.tree.map(keep, new, cache)
+        y, state = ssd_step(old["ssm"], x, dt, self._a(), b, c)
+        return self._out(y, x, z), put(cache, {"conv": conv, "ssm": state}, active_B, row_B)
 
     @nn.nowrap
     def flops(self, length):

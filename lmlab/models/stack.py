@@ -52,9 +52,9 @@ class Block(nn.Module):
         mixed, cache = self.mixer.prefill(self.norm1(x_BLD), valid_BL, cache)
         return self._residual(x_BLD, mixed), cache
 
-    def step(self, x_BD, cache, active_B):
+    def step(self, x_BD, cache, active_B, row_B=None):
         """One position."""
-        mixed, cache = self.mixer.step(self.norm1(x_BD), cache, active_B)
+        mixed, cache = self.mixer.step(self.norm1(x_BD), cache, active_B, row_B)
         return self._residual(x_BD, mixed), cache
 
 
@@ -109,11 +109,11 @@ class Stack(nn.Module):
             new.append(layer_cache)
         return self.norm(x_BLD), new
 
-    def step(self, x_BD, tokens_B, cache, active_B):
-        """One position for the active rows."""
+    def step(self, x_BD, tokens_B, cache, active_B, row_B=None):
+        """One position for the active rows. `row_B`: rows of the cache that they are; None: all, in order."""
         new, x_BD = [], x_BD.astype(jnp.float32)
         for layer, layer_cache in zip(self.layers, cache, strict=True):
-            x_BD, layer_cache = layer.step(x_BD, layer_cache, active_B)
+            x_BD, layer_cache = layer.step(x_BD, layer_cache, active_B, row_B)
             new.append(layer_cache)
         return self.norm(x_BD), new
 

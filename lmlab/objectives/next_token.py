@@ -27,6 +27,7 @@ class NextToken:
                 f"stage{s}/positions": stage.positions,
                 f"stage{s}/probability": stage.probability,
                 f"stage{s}/overflow": stage.overflow,
+                f"stage{s}/slots": stage.slots,
             }
         auxiliary = sum((stage.auxiliary for stage in output.stages), jnp.zeros(()))
         return nats + auxiliary * weight, weight, metrics
