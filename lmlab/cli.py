@@ -60,7 +60,7 @@ def _parser():
     sub.add_argument("--markdown", action="store_true", help="as in experiments/README.md")
 
     sub = command("sample", _sample, "continue a prompt with a trained model")
-    sub.add_argument("directory", help="run directory")
+    sub.add_argument("directory", help="run directory or converted model")
     sub.add_argument("--prompt", default="def ", help="text to continue")
     sub.add_argument("--bytes", type=int, default=256, help="about how many new bytes")
     sub.add_argument("--temperature", type=float, default=0.8)
@@ -68,8 +68,15 @@ def _parser():
     sub.add_argument("--seed", type=int, default=0)
 
     sub = command("inspect", _inspect, "show chunk boundaries and per-byte surprisal of a text under a trained model")
-    sub.add_argument("directory", help="run directory")
+    sub.add_argument("directory", help="run directory or converted model")
     sub.add_argument("file", nargs="?", help="text file (default: an excerpt of the run's test split)")
+
+    sub = command("convert", _convert, "turn released weights into a directory that lmlab reads, or a directory back")
+    sub.add_argument("family", choices=["hnet"], help="whose names and layouts")
+    sub.add_argument("source", metavar="SRC", help="checkpoint (.pt, .safetensors), or run directory or converted model")
+    sub.add_argument("out", metavar="DST", help="new directory, or new .pt or .safetensors file")
+    sub.add_argument("--config", metavar="FILE", help="config.json that came with the checkpoint")
+    sub.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the new file (default: as stored)")
 
     sub = command("data", _data, "bake the corpus of an arm and describe it")
     sub.add_argument("name", help="paper/arm")
@@ -147,12 +154,17 @@ def _show(args):
     for column in table.columns[1:]:
         column.justify = "right"
     for arm in loaded.arms:
-        run = loaded.resolve(arm.name, args.scale, args.set if arm.name == name else ())
+        run = loaded.resolve(arm.name, args.scale, args.set if name in (None, arm.name) else (), corpus=args.corpus)
         flops = sum(run.flops_per_byte().values())
         style = "bold" if arm.name == name else ""
         cells = (arm.name, f"{count_parameters(run.model):,}", f"{flops:,.0f}", f"{flops / anchor - 1:+.1%}")
         table.add_row(*cells, style=style)
     console.print(table)
+
+
+def _changes(args):
+    """What makes these runs differ from the experiment's own."""
+    return [*args.set, *([os.path.abspath(args.corpus)] if args.corpus else [])]
 
 
 def _train_one(run, directory, arm):
@@ -173,43 +185,44 @@ def _train(args):
     from lmlab.runner import run_directory
 
     loaded, arm, run = _resolve(args, args.seed)
-    directory = args.dir or run_directory("runs", loaded.name, args.scale, arm, args.seed)
+    directory = args.dir or run_directory("runs", loaded.name, args.scale, arm, args.seed, _changes(args))
     _prepare()
     result = _train_one(run, directory, arm)
     for name, value in result["metrics"].items():
-        print(f"{name:<24} {value:.4f}")
+        if isinstance(value, float):
+            print(f"{name:<24} {value:.4f}")
     print(f"run directory: {directory}")
 
 
 def _table(args):
-    import datetime
-
     from rich.console import Console
 
     from lmlab import experiment
     from lmlab.report.page import write_page
     from lmlab.report.results import load_results
     from lmlab.report.tables import render_terminal
-    from lmlab.runner import machine, run_directory, save_table, table_view
-    from lmlab.training.loop import commit
+    from lmlab.runner import gather_provenance, run_directory, save_table, table_view
+    from lmlab.training.directory import check
 
     loaded = experiment.load(args.name)
     try:
         seeds = [int(s) for s in args.seeds.split(",")]
     except ValueError:
         raise UserError(f"--seeds takes integers separated by commas, not {args.seeds!r}.") from None
-    jobs = [
-        (arm, seed, loaded.resolve(arm.name, args.scale, args.set, seed, args.corpus))
-        for seed in seeds
-        for arm in loaded.arms
-    ]
+    changes, jobs = _changes(args), []
+    for seed in seeds:
+        for arm in loaded.arms:
+            run = loaded.resolve(arm.name, args.scale, args.set, seed, args.corpus)
+            directory = run_directory(args.dir, loaded.name, args.scale, arm.name, seed, changes)
+            check(run, directory)
+            jobs.append((arm, seed, run, directory))
     _prepare()
     console = Console(width=None if sys.stdout.isatty() else 160)
-    for i, (arm, seed, run) in enumerate(jobs):
+    for i, (arm, seed, run, directory) in enumerate(jobs):
         print(f"[{i + 1}/{len(jobs)}] {loaded.name}/{arm.name} at {args.scale}, seed {seed}", flush=True)
-        _train_one(run, run_directory(args.dir, loaded.name, args.scale, arm.name, seed), arm.name)
+        _train_one(run, directory, arm.name)
     root = os.path.join(args.dir, loaded.name, args.scale)
-    results = [r for r in load_results(root) if r.seed in seeds]
+    results = load_results([directory for *_, directory in jobs])
     views = [table_view(loaded, table, results) for table in loaded.tables]
     for view in views:
         console.print(render_terminal(view))
@@ -218,10 +231,8 @@ def _table(args):
     provenance = {
         "command": command,
         "scale": args.scale,
-        "commit": commit(),
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "seeds": seeds,
-        "machine": machine(),
+        **gather_provenance(results),
     }
     save_table(os.path.join(root, "table.json"), loaded, args.scale, results, provenance)
     path = os.path.join(root, "report.html")
@@ -251,20 +262,23 @@ def _results(args):
             print(render_markdown(view))
         else:
             console.print(render_terminal(view))
+    sizes = ", ".join(
+        f"{name} {s['source_bytes']:,} bytes in {s['documents']:,} documents" for name, s in provenance["splits"].items()
+    )
+    print(f"Splits: {sizes}.\n")
     print(f"Measured by `{provenance['command']}` at commit {provenance['commit']}, {provenance['date']}.")
 
 
 def _sample(args):
-    from lmlab.runner import load_data, load_run, sample_text
+    from lmlab.runner import load_run, sample_text, tokenizer_of
 
     if args.bytes < 1 or args.temperature < 0 or not 0 < args.top_p <= 1:
         raise UserError("Sampling needs --bytes of at least 1, --temperature of at least 0 and --top-p in (0, 1].")
     _prepare()
-    run, _, params = load_run(args.directory)
+    run, model, params = load_run(args.directory)
+    tokenizer = tokenizer_of(run, model, args.directory)
     prompt = args.prompt.encode("utf-8", "surrogateescape")
-    print(
-        sample_text(run, params, load_data(run), prompt, args.bytes, args.temperature, args.top_p, args.seed)
-    )
+    print(sample_text(model, params, tokenizer, prompt, args.bytes, args.temperature, args.top_p, args.seed))
 
 
 def _inspect(args):
@@ -272,7 +286,7 @@ def _inspect(args):
 
     from lmlab.evaluation.passages import read_passage
     from lmlab.report.terminal import print_chunks, print_surprisal
-    from lmlab.runner import load_data, load_run, look
+    from lmlab.runner import load_data, load_run, look, tokenizer_of
 
     text = None
     if args.file:
@@ -285,15 +299,34 @@ def _inspect(args):
             raise UserError(f"{args.file} is empty.")
     _prepare()
     run, model, params = load_run(args.directory)
-    data = load_data(run)
-    if text is None:
-        passages = look(run, params, data)
+    if text is not None:
+        # A converted model has no rows of its own length: the text is one row, up to the length it was trained on.
+        length, rows = (run.length, run.batch_size) if run else (min(8192, -(-(len(text) + 2) // 64) * 64), 1)
+        passages = [read_passage(model, params, tokenizer_of(run, model, args.directory), text, length, rows)]
+    elif run:
+        passages = look(run, params, load_data(run))
     else:
-        passages = [read_passage(model, params, data.baked.tokenizer, text, run.length, run.batch_size)]
+        raise UserError(f"{args.directory} is a converted model without a test split: name a text file.")
     console = Console()
     for passage in passages:
         print_chunks(console, passage)
         print_surprisal(console, passage)
+
+
+def _convert(args):
+    from lmlab.convert.hnet import export_checkpoint, import_checkpoint
+
+    if os.path.isdir(args.source):
+        if args.config:
+            raise UserError("--config is for reading a checkpoint; a directory holds its own.")
+        export_checkpoint(args.source, args.out, args.dtype)
+    else:
+        if args.dtype:
+            raise UserError("--dtype is for writing a checkpoint; a directory keeps the dtypes of what it was made from.")
+        if not args.config:
+            raise UserError("A checkpoint needs --config FILE, the config.json that came with it.")
+        import_checkpoint(args.source, args.config, args.out)
+    print(args.out)
 
 
 def _data(args):

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import importlib
+import os
 import pkgutil
 from collections.abc import Callable
 
@@ -80,7 +81,7 @@ class Experiment:
             raise UserError(f"{self.name} has no scale {scale!r}{_nearest(scale, self.scales)}")
         run = self.arm(arm).run(scale)
         if corpus is not None:
-            run = dataclasses.replace(run, corpus=Files(corpus))
+            run = dataclasses.replace(run, corpus=Files(os.path.abspath(corpus)))
         if seed is not None:
             run = dataclasses.replace(run, seed=seed)
         return config.override(run, overrides)

@@ -1,9 +1,11 @@
 """From an experiment to finished run directories: train, evaluate, look, write result.json."""
 
+import datetime
 import itertools
 import json
 import os
 import platform
+import zlib
 
 import numpy as np
 
@@ -11,9 +13,10 @@ from lmlab import config
 from lmlab.errors import UserError
 
 
-def run_directory(root, experiment, scale, arm, seed):
-    """Where a run lives."""
-    return os.path.join(root, experiment, scale, arm, f"seed{seed}")
+def run_directory(root, experiment, scale, arm, seed, changes=()):
+    """Where a run lives; `changes` (overrides, another corpus) give it a directory of its own."""
+    suffix = f"-{zlib.crc32(json.dumps(changes).encode()):08x}" if changes else ""
+    return os.path.join(root, experiment, scale, arm, f"seed{seed}{suffix}")
 
 
 def run_arm(run, directory, arm, on_metrics=lambda step, values: None):
@@ -21,14 +24,15 @@ def run_arm(run, directory, arm, on_metrics=lambda step, values: None):
 
     A directory that already holds the result of this very run is left as it is.
     """
-    from lmlab.training.loop import claim, train
+    from lmlab.training.directory import check, commits, write
+    from lmlab.training.loop import train
+    from lmlab.training.precision import compute_copy
 
     path = os.path.join(directory, "result.json")
-    if os.path.exists(path):
-        claim(run, directory)
+    if check(run, directory) and os.path.exists(path):
         return config.load_json(path)
     params, data = train(run, directory, on_metrics)
-    metrics = {}
+    params, metrics = compute_copy(params, run.precision), {}
     for evaluator in run.evaluators:
         metrics |= evaluator(run.model, params, data)
     train_lines, evaluations = read_metrics(directory)
@@ -37,8 +41,9 @@ def run_arm(run, directory, arm, on_metrics=lambda step, values: None):
     metrics |= {
         "validation_bpb": evaluations[-1]["bpb"],
         "bytes_per_second": float(np.median([line["bytes_per_second"] for line in train_lines])),
-        "mflops_per_byte": measured_flops_per_byte(run, metrics) / 1e6,
     }
+    if "bytes_per_token" in metrics:
+        metrics["mflops_per_byte"] = measured_flops_per_byte(run, metrics) / 1e6
     passages = look(run, params, data)
     result = {
         "arm": arm,
@@ -50,13 +55,16 @@ def run_arm(run, directory, arm, on_metrics=lambda step, values: None):
         "parameters": _parameters(run),
         "flops_per_byte": sum(run.model.flops(run.length).values()) * nominal,
         "metrics": metrics,
-        "sample": sample_text(run, params, data, passages[0]["bytes"][:48]),
+        "sample": sample_text(run.model, params, data.baked.tokenizer, passages[0]["bytes"][:48]),
         "passages": passages,
-        "machine": machine(),
+        "provenance": {
+            "commits": commits(directory),
+            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            "machine": machine(),
+            "splits": {name: data.baked.manifest["splits"][name] for name in ("train", "validation", "test")},
+        },
     }
-    with open(path + ".new", "w", encoding="utf-8") as f:
-        json.dump(result, f)
-    os.replace(path + ".new", path)
+    write(path, json.dumps(result))
     return result
 
 
@@ -77,20 +85,13 @@ def read_metrics(directory):
 
 
 def measured_flops_per_byte(run, metrics):
-    """Forward FLOPs per source byte at the compression that the test split showed."""
-    return sum(run.model.flops(run.length, _ratios(metrics)).values()) / (
-        metrics["bytes_per_chunk"] if "stage0/bytes_per_chunk" not in metrics else 1.0
-    )
-
-
-def _ratios(metrics):
-    """Positions per chunk of each stage, from the cumulative bytes per chunk; none for isotropic models."""
-    ratios, before, stage = [], 1.0, 0
+    """Forward FLOPs per source byte at the compression that `BitsPerByte` measured."""
+    ratios, before, stage = [], metrics["bytes_per_token"], 0
     while f"stage{stage}/bytes_per_chunk" in metrics:
         now = metrics[f"stage{stage}/bytes_per_chunk"]
         ratios.append(now / before)
         before, stage = now, stage + 1
-    return tuple(ratios)
+    return sum(run.model.flops(run.length, tuple(ratios)).values()) / metrics["bytes_per_token"]
 
 
 def excerpt(document, size):
@@ -101,48 +102,56 @@ def excerpt(document, size):
 
 
 def look(run, params, data, count=2, size=480):
-    """Passages of the test split as the model reads them."""
+    """Passages of the test split (or of another, if it is empty) as the model reads them."""
     from lmlab.evaluation.passages import read_passage
 
-    texts = [excerpt(d, size) or d[:size] for d in itertools.islice(data.baked.documents("test"), 50)]
+    split = next(s for s in ("test", "validation", "train") if data.baked.manifest["splits"][s]["documents"])
+    texts = [excerpt(d, size) or d[:size] for d in itertools.islice(data.baked.documents(split), 50)]
     texts.sort(key=lambda t: -sum(65 <= b <= 122 for b in t))  # prose and code before tables of numbers
     texts = texts[:count]
     return [read_passage(run.model, params, data.baked.tokenizer, t, run.length, run.batch_size) for t in texts]
 
 
-def sample_text(run, params, data, prompt, new=200, temperature=0.8, top_p=0.95, seed=0):
+def sample_text(model, params, tokenizer, prompt, new=200, temperature=0.8, top_p=0.95, seed=0):
     """A continuation of the prompt (bytes), prompt included."""
     import jax
 
     from lmlab.decoding.generate import generate
 
-    tokenizer = data.baked.tokenizer
     ids = np.concatenate([[tokenizer.bos], tokenizer.encode(bytes(prompt))])
     new_tokens = max(1, round(new / tokenizer.bytes_per_token))
-    out = generate(run.model, params, [ids], new_tokens, tokenizer.eos, jax.random.key(seed), temperature, top_p)[0]
+    out = generate(model, params, [ids], new_tokens, tokenizer.eos, jax.random.key(seed), temperature, top_p)[0]
     kept = out[: int(np.argmax(out == tokenizer.eos))] if (out == tokenizer.eos).any() else out
     return (bytes(prompt) + tokenizer.decode(kept)).decode("utf-8", "replace")
 
 
 def load_run(directory):
-    """(run, model, params) of a run directory's newest checkpoint. UserError if there is none."""
+    """(run, model, params) of a run directory's newest checkpoint, or of a converted model, which has no run: None.
+
+    UserError if there is neither.
+    """
     import jax
 
     from lmlab.training import checkpoints
-    from lmlab.training.sharding import make_mesh
+    from lmlab.training.sharding import Mesh, make_mesh
     from lmlab.training.step import make_init
 
+    if checkpoints.is_model(directory):
+        return None, *checkpoints.load_model(directory)
     path = os.path.join(directory, "run.json")
     if not os.path.exists(path):
         raise UserError(f"{directory} is not a run directory: it has no run.json.")
     run = config.from_json(config.load_json(path))
-    init, shardings = make_init(run, run.optimizer.build(run.steps), make_mesh(run.mesh))
+    init, shardings = make_init(run, run.optimizer.build(run.steps), make_mesh(Mesh()))  # whatever it was trained on
     abstract = jax.tree.map(
         lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
         jax.eval_shape(init, jax.random.key(0)),
         shardings,
     )
-    with checkpoints.checkpointer(os.path.join(os.path.abspath(directory), "checkpoints")) as saved:
+    folder = os.path.join(os.path.abspath(directory), "checkpoints")
+    if not os.path.isdir(folder):
+        raise UserError(f"{directory} holds no checkpoint yet.")
+    with checkpoints.checkpointer(folder, read_only=True) as saved:
         if checkpoints.latest_step(saved) is None:
             raise UserError(f"{directory} holds no checkpoint yet.")
         return run, run.model, checkpoints.restore(saved, abstract).params
@@ -154,6 +163,18 @@ def load_data(run):
     from lmlab.evaluation.bits_per_byte import Data
 
     return Data(bake(run.corpus, run.tokenizer), run.length, run.batch_size)
+
+
+def tokenizer_of(run, model, directory):
+    """The trained tokenizer of a run; of a converted model (run None), which reads bytes, there is but one."""
+    from lmlab.text.bytes import ByteTokenizer
+    from lmlab.training import directory as run_directories
+
+    if run is not None:
+        return run_directories.tokenizer_of(run, directory)
+    if model.vocab_size != ByteTokenizer().vocab_size:
+        raise UserError(f"The model has {model.vocab_size} ids, but bytes are {ByteTokenizer().vocab_size}.")
+    return ByteTokenizer()
 
 
 def machine():
@@ -186,6 +207,20 @@ def table_view(experiment, table, results):
         for name in table.arms
     ]
     return TableView(table.title, list(table.reported_columns), list(table.measured), rows, table.source, table.note)
+
+
+def gather_provenance(results):
+    """What the results say of themselves: commits that trained them, last date, machines, and bytes of the splits."""
+    each = [r.provenance for r in results]
+    machines = [p["machine"] for p in each]
+    splits = [p["splits"] for p in each if "splits" in p]
+    sizes = {name: {k: splits[0][name][k] for k in ("documents", "source_bytes")} for name in splits[0]}
+    return {
+        "commit": ", ".join(sorted({c for p in each for c in p["commits"]})),
+        "date": max(p["date"] for p in each),
+        "machine": machines[0] if all(m == machines[0] for m in machines) else {"several": machines},
+        "splits": sizes,
+    }
 
 
 def save_table(path, experiment, scale, results, provenance):

@@ -6,7 +6,7 @@ import pytest
 from lmlab import config
 from lmlab.data.corpora import Files, StandardLibrary
 from lmlab.errors import UserError
-from lmlab.evaluation.bits_per_byte import BitsPerByte
+from lmlab.evaluation.bits_per_byte import BitsPerByte, Robustness
 from lmlab.models.build import hierarchy, transformer
 from lmlab.models.language_model import LanguageModel
 from lmlab.text import BPE, ByteTokenizer
@@ -18,7 +18,7 @@ def run(model=None, **changes):
     backbone = hierarchy(["m1", ["T1"], "m1"], (16, 32), (0, 64), n_heads=2, d_state=8)
     settings = dict(corpus=StandardLibrary(100_000), tokenizer=ByteTokenizer(), optimizer=AdamW(1e-3))
     settings |= dict(steps=20, batch_size=2, length=32)
-    settings |= dict(evaluators=(BitsPerByte("validation"), BitsPerByte("test")))
+    settings |= dict(evaluators=(BitsPerByte("validation"), Robustness("test")))
     return Run(model=model or LanguageModel(256, backbone), **settings | changes)
 
 

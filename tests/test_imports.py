@@ -19,7 +19,7 @@ ORDER = [
     {"training"},
     {"report"},
     {"runner"},
-    {"experiment"},
+    {"convert", "experiment"},
     {"bench"},
     {"cli"},
 ]

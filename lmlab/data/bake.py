@@ -168,6 +168,8 @@ class Baked:
     def __init__(self, directory, recipe):
         self.directory = directory
         self.manifest = load_json(os.path.join(directory, "manifest.json"))
+        if not isinstance(self.manifest, dict) or not isinstance(self.manifest.get("files"), dict):
+            raise UserError(f"{directory} does not hold a baked corpus: its manifest is not one.")
         for name, entry in self.manifest["files"].items():
             path = os.path.join(directory, name)
             size = os.path.getsize(path) if os.path.exists(path) else None
@@ -176,6 +178,11 @@ class Baked:
                 raise UserError(f"The baked file {path} {found}: delete its folder.")
         self.tokenizer = recipe.load(os.path.join(directory, "tokenizer.json"))
         self._streams = {split: self._open(split) for split in SPLITS}
+
+    @property
+    def identity(self):
+        """SHA-256 of everything baked: equal for equal tokens and tokenizer."""
+        return hashlib.sha256(json.dumps(self.manifest["files"], sort_keys=True).encode()).hexdigest()
 
     def _open(self, split):
         names = sorted(n for n in self.manifest["files"] if n.startswith(f"{split}-") and n.endswith(".bin"))

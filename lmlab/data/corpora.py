@@ -55,15 +55,20 @@ class StandardLibrary:
     validation: float = 0.05  # share of documents
     test: float = 0.05
 
+    @staticmethod
+    def _paths():
+        for path in _walk(sysconfig.get_paths()["stdlib"], ("__pycache__", "site-packages", "dist-packages", "_bundled")):
+            # _sysconfigdata_*.py is how this machine's Python was built, not text that every machine has.
+            if path.endswith((".py", ".txt", ".rst")) and "_sysconfigdata" not in path:
+                yield path
+
     def documents(self):
         """Yields every distinct document once."""
         root = sysconfig.get_paths()["stdlib"]
         documents = []
-        for path in _walk(root, skip=("__pycache__", "site-packages", "dist-packages", "_bundled")):
-            # _sysconfigdata_*.py is how this machine's Python was built, not text that every machine has.
-            if path.endswith((".py", ".txt", ".rst")) and "_sysconfigdata" not in path:
-                with open(path, "rb") as f:
-                    documents.append(Document(os.path.relpath(path, root), f.read()))
+        for path in self._paths():
+            with open(path, "rb") as f:
+                documents.append(Document(os.path.relpath(path, root), f.read()))
         documents = unique(documents)
         if self.max_bytes is not None:
             # By the reversed hash: its first bytes decide the split, so the plain order would begin with all of test.
@@ -75,8 +80,12 @@ class StandardLibrary:
                 yield document
 
     def fingerprint(self):
-        """Names the baked text: it changes with the Python, not with the machine."""
-        return f"stdlib-{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}-{self.max_bytes}"
+        """Names the baked text: changes with the Python and with any file's name or size, not with the machine."""
+        root, h = sysconfig.get_paths()["stdlib"], hashlib.sha256()
+        for path in self._paths():
+            h.update(f"{os.path.relpath(path, root)}\0{os.path.getsize(path)}\n".encode())
+        version = ".".join(map(str, sys.version_info[:3]))
+        return f"stdlib-{version}-{h.hexdigest()[:12]}-{self.max_bytes}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,9 +126,14 @@ class Files:
         return f"files-{h.hexdigest()[:16]}"
 
 
+PACKED = (".zst", ".bz2", ".xz", ".zip", ".7z", ".tar", ".tgz", ".lz4", ".br")  # that are not read
+
+
 def _read(path):
-    packed = path.endswith(".gz")
-    name = path.removesuffix(".gz")
+    packed = path.lower().endswith(".gz")
+    name = path.lower().removesuffix(".gz")
+    if name.endswith(PACKED):
+        raise ValueError("of compressed files only .gz is read; unpack it first")
     with gzip.open(path) if packed else open(path, "rb") as f:
         if name.endswith(".jsonl"):
             for i, line in enumerate(f):

@@ -7,6 +7,7 @@ import numpy as np
 
 from lmlab.data.bake import stream_of
 from lmlab.data.batches import Windows, evaluation_batches
+from lmlab.evaluation.chunks import ChunkStatistics
 from lmlab.evaluation.perturbations import PERTURBATIONS, perturb
 from lmlab.evaluation.scoring import score
 
@@ -24,8 +25,8 @@ class Data:
         return Windows(self.baked.split(split), self.length, self.baked.tokenizer)
 
 
-def bits_per_byte(model, params, windows, batch_size):
-    """(bits per byte, source bytes, chunk starts per stage) of every window.
+def bits_per_byte(model, params, windows, batch_size, see=lambda batch, scores: None):
+    """(bits per byte, source bytes, chunk starts per stage) of every window; `see` looks at every batch.
 
     bpb = sum of nats / (ln 2 * source bytes), summed in float64. The sum holds every target, the end of each document
     included; the bytes are those of the source.
@@ -36,6 +37,7 @@ def bits_per_byte(model, params, windows, batch_size):
         nats += float(np.sum(scores.nats_BL, dtype=np.float64))
         source_bytes += int(np.sum(batch["target_bytes"], dtype=np.int64))
         starts = starts + np.array([int(s.sum()) for s in scores.starts])
+        see(batch, scores)
     return nats / (math.log(2) * source_bytes), source_bytes, starts
 
 
@@ -46,21 +48,30 @@ class BitsPerByte:
     split: str = "test"
 
     def __call__(self, model, params, data):
-        """{"bpb", "stage<s>/bytes_per_chunk", and "bytes_per_chunk" of the innermost chunks (or of the tokens)}."""
-        windows = data.windows(self.split)
-        bpb, source_bytes, starts = bits_per_byte(model, params, windows, data.batch_size)
+        """{"bpb", "bytes_per_token", "bytes_per_chunk" of the innermost chunks (or of the tokens),
+        "stage<s>/bytes_per_chunk", and of byte models `ChunkStatistics`}."""
+        windows, statistics = data.windows(self.split), ChunkStatistics()
+        reads_bytes = data.baked.tokenizer.bytes_per_token == 1
+
+        def see(batch, scores):
+            if reads_bytes:
+                statistics.add(batch, scores.starts)
+
+        bpb, source_bytes, starts = bits_per_byte(model, params, windows, data.batch_size, see)
         chunks = {f"stage{s}/bytes_per_chunk": source_bytes / max(1, int(n)) for s, n in enumerate(starts)}
         tokens = len(windows.stream.tokens) - 2 * len(windows.stream.starts)  # without BOS and EOS
         innermost = list(chunks.values())[-1] if chunks else source_bytes / tokens
-        return {"bpb": bpb, **chunks, "bytes_per_chunk": innermost}
+        at = {"bytes_per_token": source_bytes / tokens, "bytes_per_chunk": innermost}
+        return {"bpb": bpb, **at, **chunks, **statistics.values()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Robustness:
-    """Bits per byte of the test documents under each of H-Net's five perturbations (arXiv 2507.07955, Table 3).
+    """Bits per byte of excerpts of the test documents under each of H-Net's five perturbations (arXiv 2507.07955,
+    Table 3), and as they are.
 
-    The paper perturbs HellaSwag and reports accuracy; this scores the perturbed documents themselves, per byte of
-    the perturbed text. `max_bytes` takes whole documents from the start of the split up to that many bytes.
+    The paper perturbs HellaSwag and reports accuracy; this scores the perturbed text itself, per byte of the
+    perturbed text. Every document of the split gives the same share of `max_bytes`, from its start.
     """
 
     split: str = "test"
@@ -68,16 +79,17 @@ class Robustness:
     seed: int = 0
 
     def __call__(self, model, params, data):
-        """{perturbation: bits per byte}."""
-        documents, total = [], 0
-        for document in data.baked.documents(self.split):
-            if total + len(document) <= self.max_bytes or not documents:
-                documents.append(document)
-                total += len(document)
-        tokenizer, result = data.baked.tokenizer, {}
-        for name in PERTURBATIONS:
-            stream = stream_of(perturb(documents, name, self.seed), tokenizer)
-            windows = Windows(stream, data.length, tokenizer)
-            result[name], _, _ = bits_per_byte(model, params, windows, data.batch_size)
-        result["perturbed"] = sum(result.values()) / len(result)
-        return result
+        """{perturbation: bits per byte}, "clean" of the same excerpts, the mean "perturbed", and "cost", the mean's
+        excess over clean."""
+        documents = list(data.baked.documents(self.split))
+        share = max(1, self.max_bytes // len(documents))
+        excerpts = [d[:share].decode("utf-8", "ignore").encode() or d[:share] for d in documents]
+        tokenizer = data.baked.tokenizer
+
+        def score(texts):
+            windows = Windows(stream_of(texts, tokenizer), data.length, tokenizer)
+            return bits_per_byte(model, params, windows, data.batch_size)[0]
+
+        result = {name: score(perturb(excerpts, name, self.seed)) for name in PERTURBATIONS}
+        mean, clean = sum(result.values()) / len(result), score(excerpts)
+        return result | {"clean": clean, "perturbed": mean, "cost": mean - clean}

@@ -17,16 +17,16 @@ def read_passage(model, params, tokenizer, text, length, batch_size=1):
     lengths, surprisal, stages, spans = tokenizer.token_lengths(), [], [], []
     for batch in evaluation_batches(windows, batch_size):
         scores = score(model, params, batch)
-        rows = [scores.nats_BL, batch["target_bytes"], batch["targets"], batch["tokens"], batch["segment_ids"]]
-        nats, target_bytes, targets, tokens, segments = [r.reshape(-1) for r in rows]
+        rows = [scores.nats_BL, batch["target_bytes"], batch["targets"], batch["segment_ids"]]
+        nats, target_bytes, targets, segments = [r.reshape(-1) for r in rows]
         covers = target_bytes > 0
         spans.append(lengths[targets[covers]])
         surprisal.append(nats[covers] / np.log(2))
-        read = (segments > 0) & (tokens != tokenizer.bos) & (tokens != tokenizer.eos)
-        stages.append([s.reshape(-1)[read] for s in scores.starts])
+        stages.append([s.reshape(-1)[segments > 0] for s in scores.starts])
     spans, surprisal = np.concatenate(spans), np.concatenate(surprisal)
     per_byte = np.repeat(surprisal / spans, spans)
-    marks = [np.concatenate(s).astype(int).tolist() for s in zip(*stages, strict=True)]
+    # What is read begins with BOS, and ends at the last byte or at EOS.
+    marks = [np.concatenate(s)[1 : 1 + len(text)].astype(int).tolist() for s in zip(*stages, strict=True)]
     if spans.max(initial=1) > 1:
         marks = [np.concatenate([[1] + [0] * (n - 1) for n in spans]).tolist()]
     return {"bytes": list(text), "surprisal": [round(float(s), 3) for s in per_byte], "stages": marks}

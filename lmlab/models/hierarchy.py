@@ -31,9 +31,9 @@ class Stage(NamedTuple):
 class Hierarchy(nn.Module):
     """[B, L, D] -> [B, L, D] through chunks.
 
-    `capacity` is the number of chunk slots as a share of the positions.
-    One share: fixed. A start without a slot joins the chunk before it and is counted in `Stage.overflow`.
-    Several shares, rising: exact. The smallest that holds the fullest row of the whole batch is chosen in every
+    `capacity` is the number of chunk slots as a multiple of the nominal number, positions / `positions_per_chunk`.
+    One number: fixed. A start without a slot joins the chunk before it and is counted in `Stage.overflow`.
+    Several, rising: exact. The smallest that holds the fullest row of the whole batch is chosen in every
     step, or one slot per position where none does; nothing ever overflows. Backward, the chosen branch is computed
     again, since a differentiated switch would keep the residuals of every branch.
     None: a slot for every position.
@@ -67,8 +67,9 @@ class Hierarchy(nn.Module):
         """Static numbers of chunk slots for `length` positions, rising; exact if the last is `length`."""
         if self.capacity is None:
             return (length,)
-        shares = self.capacity if isinstance(self.capacity, tuple) else (self.capacity,)
-        counts = [min(length, -(-math.ceil(length * share) // 8) * 8) for share in shares]
+        factors = self.capacity if isinstance(self.capacity, tuple) else (self.capacity,)
+        nominal = length / self.chunker.positions_per_chunk
+        counts = [min(length, -(-math.ceil(nominal * factor) // 8) * 8) for factor in factors]
         return tuple(sorted({*counts, length} if isinstance(self.capacity, tuple) else counts))
 
     def _through_chunks(self, slots, h_BLD, tokens_BL, segment_ids_BL, routing):

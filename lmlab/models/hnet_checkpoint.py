@@ -40,7 +40,8 @@ def to_state_dict(variables, model, dtype=None):
     weights["lm_head.weight"] = params["embedding"] if model.tied else params["head"].T
     if dtype is None:
         return weights
-    return {k: w.astype(jnp.float32 if k.endswith(FLOAT32) else dtype) for k, w in weights.items()}
+    dtypes = {k: jnp.float32 if k.endswith(FLOAT32) else dtype for k in weights}
+    return {k: w.astype(dtypes[k], copy=False) for k, w in weights.items()}
 
 
 def state_dict_shapes(model, dtype=None):
@@ -62,7 +63,7 @@ def _check(weights, expected):
     if missing := [k for k in expected if k not in weights]:
         raise UserError(f"The checkpoint lacks {len(missing)} {total}, the first {missing[0]}.")
     if extra := [k for k in weights if k not in expected]:
-        raise UserError(f"The checkpoint has {len(extra)} tensors that the model has not, the first {extra[0]}.")
+        raise UserError(f"The checkpoint has tensors that the model has not: {len(extra)}, the first {extra[0]!r}.")
     if wrong := [k for k in expected if tuple(weights[k].shape) != expected[k].shape]:
         k = wrong[0]
         raise UserError(

@@ -23,6 +23,7 @@ class Result:
     parameters: int
     flops_per_byte: float  # of training
     metrics: dict[str, float]
+    provenance: dict = dataclasses.field(default_factory=dict)  # commits, date, machine, splits
     sample: str = ""
     passages: tuple[dict, ...] = ()  # as in lmlab/report/passages.py
     log: tuple[dict, ...] = ()
@@ -59,9 +60,10 @@ class Curve:
     evaluation: Points
 
 
-def load_results(directory):
-    """Every finished run below `directory`, by arm and seed; a run without `result.json` has not finished."""
-    results = [_load(path) for path in pathlib.Path(directory).rglob("result.json")]
+def load_results(directories):
+    """The finished runs of these run directories, by arm and seed; one without `result.json` has not finished."""
+    paths = [pathlib.Path(directory, "result.json") for directory in directories]
+    results = [_load(path) for path in paths if path.exists()]
     return sorted(results, key=lambda result: (result.arm, result.seed))
 
 

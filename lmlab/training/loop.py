@@ -3,16 +3,17 @@
 import json
 import math
 import os
-import subprocess
 import time
 
 import jax
-from lmlab import config
+
 from lmlab.data.bake import bake
 from lmlab.data.batches import TrainBatches, Windows
 from lmlab.errors import UserError
 from lmlab.evaluation.bits_per_byte import BitsPerByte, Data
 from lmlab.training import checkpoints
+from lmlab.training.directory import check, claimed, pin
+from lmlab.training.precision import compute_copy
 from lmlab.training.sharding import batch_sharding, make_mesh, place
 from lmlab.training.step import make_init, make_step
 from lmlab.training.writer import MetricsWriter
@@ -22,16 +23,23 @@ def train(run, directory, on_metrics=lambda step, values: None):
     """Train `run` in `directory`, resuming exactly where an earlier call stopped.
 
     Returns (params, data) at the end of the run; `on_metrics(step, values)` sees every logged line. UserError if the
-    directory holds another run, or if mesh and batch do not fit the devices.
+    directory holds another run or is in use, if the corpus has changed or lacks a split that is evaluated, or if mesh
+    and batch do not fit the devices.
     """
     mesh = make_mesh(run.mesh)
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
     if run.batch_size % rows or run.batch_size % jax.process_count():
         raise UserError(f"A batch of {run.batch_size} rows does not divide over {rows} devices.")
+    check(run, directory)
     baked = bake(run.corpus, run.tokenizer)
-    claim(run, directory)
-    data = Data(baked, run.length, run.batch_size)
+    for split in {"train", "validation"} | {e.split for e in run.evaluators}:
+        baked.split(split)  # a UserError now, not after the training
+    with claimed(run, directory):
+        pin(directory, baked)
+        return _train(run, directory, Data(baked, run.length, run.batch_size), mesh, on_metrics)
 
+
+def _train(run, directory, data, mesh, on_metrics):
     optimizer = run.optimizer.build(run.steps)
     init, shardings = make_init(run, optimizer, mesh)
     step_fn = make_step(run, optimizer, mesh, shardings)
@@ -63,8 +71,9 @@ def train(run, directory, on_metrics=lambda step, values: None):
                 return
             values = totals.values(step, clock.seconds(), flops_per_token * run.batch_size * run.length)
             values["learning_rate"] = run.optimizer.learning_rate_at(step - 1, run.steps)
-            if not math.isfinite(values["loss"]):
-                raise UserError(f"The loss is {values['loss']} at step {step}; the checkpoints before it are kept.")
+            for name in ("loss", "grad_norm"):
+                if not math.isfinite(values[name]):
+                    raise UserError(f"{name} is {values[name]} at step {step}; the checkpoints before it are kept.")
             writer.write("train", step, values)
             on_metrics(step, values)
 
@@ -82,7 +91,7 @@ def train(run, directory, on_metrics=lambda step, values: None):
                 pending = None
             if evaluates:
                 with clock.paused():
-                    values = validate(run.model, state.params, data)
+                    values = validate(run.model, compute_copy(state.params, run.precision), data)
                 at = {k: totals.last[k] for k in ("bytes", "flops", "seconds")}
                 writer.write("evaluation", step, {"split": "validation"} | values | at)
             if saves:
@@ -144,6 +153,8 @@ class Totals:
             "bytes_per_second": s["target_bytes"] / max(1e-9, seconds - self.last["seconds"]),
             "grad_norm": s["grad_norm"] / n,
         }
+        parts = [name.removeprefix("grad_square/") for name in s if name.startswith("grad_square/")]
+        values |= {f"grad_norm/{part}": math.sqrt(s[f"grad_square/{part}"] / n) for part in parts}
         stage = 0
         while f"stage{stage}/starts" in s:
             p = f"stage{stage}/"
@@ -152,6 +163,7 @@ class Totals:
             values[p + "G"] = s[p + "probability"] / positions
             values[p + "bytes_per_chunk"] = s["target_bytes"] / max(1.0, s[p + "starts"])
             values[p + "overflow"] = s[p + "overflow"] / max(1.0, s[p + "starts"])
+            values[p + "filled"] = (s[p + "starts"] - s[p + "overflow"]) / max(1.0, s[p + "slots"])
             stage += 1
         self.last = {k: values[k] for k in ("bytes", "seconds", "flops")}
         self._sums, self._steps = {}, 0
@@ -169,40 +181,3 @@ def _last_line(directory, start):
                     line = values
     return line
 
-
-def claim(run, directory):
-    """Make `directory` this run's, or check that it is: run.json, run.txt and the commit."""
-    path, text = os.path.join(directory, "run.json"), json.dumps(config.to_json(run), indent=1)
-    if os.path.exists(path):
-        with open(path, encoding="utf-8") as f:
-            if f.read() != text:
-                raise UserError(f"{directory} holds another run: choose another directory, or delete it.")
-        return
-    if os.path.isdir(directory) and os.listdir(directory):
-        raise UserError(f"{directory} is not empty and holds no run.")
-    try:
-        os.makedirs(directory, exist_ok=True)
-        with open(os.path.join(directory, "run.txt"), "w", encoding="utf-8") as f:
-            f.write(config.to_text(run) + "\n")
-        with open(os.path.join(directory, "commit.txt"), "w", encoding="utf-8") as f:
-            f.write(commit() + "\n")
-        with open(path + ".new", "w", encoding="utf-8") as f:
-            f.write(text)
-        os.replace(path + ".new", path)
-    except OSError as error:
-        raise UserError(f"Cannot write the run directory {directory}: {error.strerror}.") from error
-
-
-def commit():
-    """Commit of the code that runs, "-dirty" if it has changes, or "unknown"."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    try:
-        out = subprocess.run(
-            ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return out.stdout.strip() or "unknown"

@@ -58,6 +58,15 @@ def stage_of(path):
     return names.count("inner") + (names[-1] == "widen")
 
 
+def part_of(path):
+    """Part of the model that a parameter belongs to: "embedding", "head", or "stage<s>/" and the part's name there."""
+    names = path_names(path)
+    if names[0] != "backbone":
+        return names[0]
+    name = next(n for n in names[1:] if n != "inner")
+    return f"stage{stage_of(path)}/{'main' if name == 'norm' or name.startswith('layers_') else name}"
+
+
 def decays(path, parameter):
     """Weight decay applies to matrices: not to norms, biases, A_log, D, dt_bias or widening vectors.
 
@@ -98,6 +107,10 @@ class AdamW:
     weight_decay: float = 0.1
     clip: float = 1.0
     stage_multipliers: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self):
+        if not self.learning_rate > 0 or not self.clip > 0 or self.weight_decay < 0:
+            raise UserError("An optimizer needs learning_rate and clip above 0 and weight_decay of at least 0.")
 
     def build(self, steps):
         """An optax transformation for a run of `steps` steps."""

@@ -41,6 +41,8 @@ class Run:
                     f"{name}={getattr(self, name)} must be a multiple of log_every={self.log_every}, so that no logged "
                     "interval is cut in two."
                 )
+        if len({type(e) for e in self.evaluators}) < len(self.evaluators):
+            raise UserError("A run takes one evaluator of each kind: the metrics of two would overwrite one another.")
         if self.model.vocab_size < self.tokenizer.vocab_size:
             raise UserError(
                 f"The tokenizer has {self.tokenizer.vocab_size} ids but the model only {self.model.vocab_size}."

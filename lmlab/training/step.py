@@ -10,6 +10,7 @@ import optax
 from flax.linen import meta
 
 from lmlab.models.language_model import abstract_init
+from lmlab.training.optimizers import part_of
 from lmlab.training.precision import compute_copy
 from lmlab.training.sharding import batch_sharding, parameter_shardings, replicated
 
@@ -45,6 +46,15 @@ def make_init(run, optimizer, mesh):
     return jax.jit(build, out_shardings=shardings), shardings
 
 
+def squares_by_part(gradient):
+    """{"grad_square/<part>": sum of squares} of a gradient."""
+    sums = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        name = f"grad_square/{part_of(path)}"
+        sums[name] = sums.get(name, 0.0) + jnp.sum(jnp.square(leaf.astype(jnp.float32)))
+    return sums
+
+
 def make_step(run, optimizer, mesh, shardings):
     """Returns the jitted (state, batch) -> (state, metrics). The old state's buffers are donated."""
 
@@ -57,7 +67,7 @@ def make_step(run, optimizer, mesh, shardings):
         (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, key)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = metrics | {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        metrics = metrics | {"loss": loss, "grad_norm": optax.global_norm(grads)} | squares_by_part(grads)
         return State(state.step + 1, params, optimizer_state, state.key), metrics
 
     return jax.jit(

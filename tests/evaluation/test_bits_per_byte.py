@@ -1,6 +1,7 @@
 """Bits per byte against a count by hand, for byte and subword models, with ragged rows and multi-byte text."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -63,10 +64,18 @@ def test_overflowing_batches_lose_nothing():
     """A capacity too small for the text changes no score."""
     import jax
 
-    tight = hierarchy(["m1", ["T1"], "m1"], (32, 64), (0, 64), n_heads=2, d_state=8, capacity=0.05)
+    tight = hierarchy(["m1", ["T1"], "m1"], (32, 64), (0, 64), n_heads=2, d_state=8, capacity=0.3)
     model = LanguageModel(256, tight)
     full = LanguageModel(256, tight.clone(capacity=None))
     params = init(model, jax.random.key(0))
     batch = Windows(stream_of(DOCUMENTS, ByteTokenizer()), 128, ByteTokenizer()).batch([0, 1])
     assert int(model.apply(params, batch["tokens"], batch["segment_ids"]).stages[0].overflow) > 0
     np.testing.assert_allclose(score(model, params, batch).nats_BL, score(full, params, batch).nats_BL, atol=1e-6)
+
+
+def test_bytes_that_look_like_marks_keep_their_chunks():
+    """0xFE and 0xFF in a text are text, not BOS and EOS: every byte has a stage mark."""
+    model = LanguageModel(256, hierarchy(["m1", ["T1"], "m1"], (32, 64), (0, 64), n_heads=2, d_state=8))
+    text = b"a\xfe\xffb c" * 4
+    passage = read_passage(model, init(model, jax.random.key(0)), ByteTokenizer(), text, 16, 2)
+    assert len(passage["stages"][0]) == len(passage["surprisal"]) == len(text)

@@ -58,7 +58,7 @@ def test_exact_equals_full_whichever_capacity_is_chosen(shape):
     texts = [np.where(np.arange(L) < share * L, random, 97).astype(np.int32) for share in (0.25, 1.0)]
     forward = jax.jit(lambda tokens: [s.start_BL for s in full.apply(params, tokens).stages])
     counts = [[int(s.sum(1).max()) for s in forward(tokens)] for tokens in texts]
-    shares = tuple(((few + 3) / L,) for few in counts[0])
+    shares = tuple((3 * (few + 3) / L,) for few in counts[0])
     exact = build(shape, (*shares, None))
     ours, theirs = loss_and_gradient(exact), loss_and_gradient(full)
     chosen = []
@@ -75,7 +75,7 @@ def test_exact_equals_full_whichever_capacity_is_chosen(shape):
 def test_exact_keeps_the_residuals_of_no_branch():
     """Temporary memory of the gradient stays near that of one rematerialised branch, far from the sum of all."""
     wide = dict(layout=["t1", ["T3"], "t1"], d_model=(32, 64), d_ff=(0, 256))
-    shares = (0.8, 0.9)
+    shares = (2.4, 2.7)
     batch = batch_of(np.zeros((4, 256), np.int32))
 
     def temporaries(model):
@@ -95,7 +95,7 @@ def test_exact_keeps_the_residuals_of_no_branch():
 
 def test_overflow_is_harmless():
     """A capacity that overflows gives finite gradients, and those of the same model told not to start there."""
-    tight, full = build(ONE_STAGE, (0.34, None)), build(ONE_STAGE, None)
+    tight, full = build(ONE_STAGE, (1.02, None)), build(ONE_STAGE, None)
     params = moved(full)
     tokens = np.random.default_rng(0).integers(0, 256, (2, 48)).astype(np.int32)
     (_, metrics), gradient = loss_and_gradient(tight)(params, batch_of(tokens))
@@ -143,5 +143,5 @@ def test_many_rows_step_as_the_full_forward(window, monkeypatch):
 
 
 def test_uncapped_reaches_every_stage():
-    model = uncapped(build(TWO_STAGE, ((0.25, 0.5), 0.5, None)))
+    model = uncapped(build(TWO_STAGE, ((0.75, 1.5), 1.5, None)))
     assert model.backbone.capacity is None and model.backbone.inner.capacity is None

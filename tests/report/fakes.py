@@ -4,6 +4,8 @@ import json
 import math
 import random
 
+from lmlab.report.results import load_results
+
 TEXT = ("The model reads bytes.\nIt cuts them into chunks: naïve café, “你好，世界”, 🙂 and\ttabs.\n"
         "<script>alert('&amp;')</script> costs more than plain prose does; so does x_{t+1} = f(x_t).\n"
         ).encode() + b"\x00\x1b[31m \xff\xfe end \xe2\x82"
@@ -54,3 +56,8 @@ def make_run(directory, arm, seed=0, steps=400, finished=True, **changes):
     if finished:
         (path / "result.json").write_text(json.dumps(result))
     return path
+
+
+def load_all(root):
+    """The finished runs of all directories below `root`."""
+    return load_results([path.parent for path in root.rglob("metrics.jsonl")])

@@ -6,9 +6,9 @@ import pytest
 
 from lmlab.report.curves import Style, chart, mean, smooth, thin, ticks
 from lmlab.report.page import write_page
-from lmlab.report.results import Points, Summary, load_results
+from lmlab.report.results import Points, Summary
 from lmlab.report.tables import Column, Row, TableView
-from tests.report.fakes import ARMS, make_passage, make_run
+from tests.report.fakes import ARMS, load_all, make_passage, make_run
 
 LABELS = {arm: row[0] for arm, row in ARMS.items()}
 EVIL = '</title></style><script src="https://evil.example/x.js">alert(1)</script>"\'&\x00\x1b\x9b\ud800\u202e'
@@ -54,7 +54,7 @@ def results(tmp_path):
     for arm in ARMS:
         for seed in range(2):
             make_run(tmp_path / "runs", arm, seed, steps=32)
-    return load_results(tmp_path / "runs")
+    return load_all(tmp_path / "runs")
 
 
 def test_the_page_is_well_formed_complete_and_alone(tmp_path, results):
@@ -92,7 +92,7 @@ def test_model_text_and_names_cannot_become_markup(tmp_path):
     passage = make_passage(2, 0, EVIL.encode("utf-8", "replace") + b"\xf0")
     evil = {"arm": EVIL, "sample": EVIL, "passages": [passage]}
     (run / "result.json").write_text(json.dumps(record | evil))
-    source = write(tmp_path, load_results(tmp_path), title=EVIL, labels={EVIL: EVIL},
+    source = write(tmp_path, load_all(tmp_path), title=EVIL, labels={EVIL: EVIL},
                    provenance={EVIL: [EVIL, {EVIL: EVIL}]})
     page = Page(source)
     assert [attributes for tag, attributes in page.tags if tag == "script"] == [{}]
@@ -111,7 +111,7 @@ def test_nothing_finished_still_makes_a_page(tmp_path):
 def test_a_run_without_text_or_evaluations_is_a_row_and_no_more(tmp_path):
     run = make_run(tmp_path / "runs", "bpe", steps=16, passages=[], sample="", metrics={})
     (run / "metrics.jsonl").unlink()
-    page = Page(write(tmp_path, load_results(tmp_path)))
+    page = Page(write(tmp_path, load_all(tmp_path)))
     assert [attributes["href"] for tag, attributes in page.tags if tag == "a"] == ["#table", "#provenance"]
 
 
@@ -124,7 +124,7 @@ def test_a_run_without_text_or_evaluations_is_a_row_and_no_more(tmp_path):
 def test_few_points_are_drawn_without_nonsense(tmp_path, rows):
     run = make_run(tmp_path, "bpe", steps=16)
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    svg = chart(load_results(tmp_path), LABELS)
+    svg = chart(load_all(tmp_path), LABELS)
     assert bool(svg) == any(row["bytes"] for row in rows) and "nan" not in svg
 
 

@@ -6,7 +6,7 @@ import pytest
 from lmlab.errors import UserError
 from lmlab.report.quantities import duration, fixed, si
 from lmlab.report.results import curve, load_results, summarise
-from tests.report.fakes import make_run
+from tests.report.fakes import load_all, make_run
 
 
 def test_only_finished_runs_are_read_by_arm_and_seed(tmp_path):
@@ -14,22 +14,22 @@ def test_only_finished_runs_are_read_by_arm_and_seed(tmp_path):
     make_run(tmp_path, "spacebyte", seed=0, steps=16)
     make_run(tmp_path, "hnet_1stage", steps=16)
     make_run(tmp_path, "mambabyte", steps=16, finished=False)
-    assert [(run.arm, run.seed) for run in load_results(tmp_path)] == [
+    assert [(run.arm, run.seed) for run in load_all(tmp_path)] == [
         ("hnet_1stage", 0), ("spacebyte", 0), ("spacebyte", 1)]
-    assert load_results(tmp_path / "nowhere") == []
+    assert load_all(tmp_path / "nowhere") == []
 
 
 def test_a_file_that_is_no_result_is_named(tmp_path):
     (tmp_path / "result.json").write_text('{"arm": "x"}')
     with pytest.raises(UserError, match="result.json"):
-        load_results(tmp_path)
+        load_results([tmp_path])
 
 
 def test_summary_is_the_mean_and_the_sample_standard_deviation(tmp_path):
     for seed, bpb in enumerate((2.0, 2.1, 2.3)):
         make_run(tmp_path, "spacebyte", seed=seed, steps=16, metrics={"bpb": bpb})
     make_run(tmp_path, "bpe", steps=16, metrics={"bpb": 2.5, "drop": None})
-    summaries = summarise(load_results(tmp_path), ["bpb", "drop", "parameters"])
+    summaries = summarise(load_all(tmp_path), ["bpb", "drop", "parameters"])
     several = summaries["spacebyte"]["bpb"]
     mean = 6.4 / 3
     assert several.n == 3 and several.mean == pytest.approx(mean)
@@ -44,7 +44,7 @@ def test_a_curve_survives_a_torn_line_and_counts_a_repeated_step_once(tmp_path):
     again = {"kind": "train", "step": 3, "bytes": 5, "flops": 7.0, "bpb": 1.25}
     no_bpb = {"kind": "train", "step": 17, "bytes": 9, "flops": 9.0, "bpb": math.nan}
     path.write_text(path.read_text() + json.dumps(again) + "\n" + json.dumps(no_bpb) + '\n{"kind": "tra')
-    [result] = load_results(tmp_path)
+    [result] = load_all(tmp_path)
     by_flops = curve(result, "flops").train
     assert by_flops.step == list(range(1, 17))
     assert (by_flops.x[2], by_flops.y[2]) == (7.0, 1.25)

@@ -25,7 +25,7 @@ def corpus(tmp_path, documents=60):
 
 def run(tmp_path, **changes):
     """A one-stage H-Net over made-up text."""
-    backbone = hierarchy(["m1", ["T1"], "m1"], (32, 64), (0, 64), n_heads=2, d_state=8, target=4.0, capacity=0.5)
+    backbone = hierarchy(["m1", ["T1"], "m1"], (32, 64), (0, 64), n_heads=2, d_state=8, target=4.0, capacity=2.0)
     base = Run(
         model=LanguageModel(256, backbone),
         corpus=corpus(tmp_path),

@@ -1,0 +1,106 @@
+"""A run directory: whose it is, what data it was trained on, by which commits, and that one process writes it."""
+
+import contextlib
+import fcntl
+import json
+import os
+import subprocess
+
+from lmlab import config
+from lmlab.errors import UserError
+
+RUN, DATA, TOKENIZER, COMMITS = "run.json", "data.json", "tokenizer.json", "commits.txt"
+
+
+def check(run, directory):
+    """UserError if `directory` holds another run, or something that is none; True if it holds this one."""
+    path = os.path.join(directory, RUN)
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as f:
+            if f.read() != _text(run):
+                raise UserError(f"{directory} holds another run: choose another directory with --dir, or delete it.")
+        return True
+    if os.path.lexists(directory) and not os.path.isdir(directory):
+        raise UserError(f"{directory} is a file, not a run directory.")
+    if os.path.isdir(directory) and not set(os.listdir(directory)) <= {RUN + ".new", "lock"}:
+        raise UserError(f"{directory} is not empty and holds no run.")
+    return False
+
+
+@contextlib.contextmanager
+def claimed(run, directory):
+    """Make `directory` this run's, or check that it is, and keep other processes from writing it meanwhile.
+
+    Writes run.json, run.txt (for people) and one line in commits.txt per commit that trained it.
+    """
+    check(run, directory)
+    with contextlib.ExitStack() as stack:
+        try:
+            os.makedirs(directory, exist_ok=True)
+            lock = stack.enter_context(open(os.path.join(directory, "lock"), "w", encoding="utf-8"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"Another process is training in {directory}.") from None
+            if not check(run, directory):
+                write(os.path.join(directory, RUN), _text(run))
+            write(os.path.join(directory, "run.txt"), config.to_text(run) + "\n")
+            now, before = commit(), commits(directory)
+            if now not in before:
+                write(os.path.join(directory, COMMITS), "\n".join([*before, now]) + "\n")
+        except OSError as error:
+            raise UserError(f"Cannot write the run directory {directory}: {error.strerror or error}.") from error
+        yield
+
+
+def pin(directory, baked):
+    """Remember what the run reads, and its tokenizer; UserError if it has changed since the run began."""
+    path = os.path.join(directory, DATA)
+    if os.path.exists(path):
+        if config.load_json(path).get("identity") != baked.identity:
+            raise UserError(f"The corpus or its tokenizer has changed since {directory} was begun: train elsewhere.")
+        return
+    baked.tokenizer.save(os.path.join(directory, TOKENIZER))
+    write(path, json.dumps({"identity": baked.identity, "splits": baked.manifest["splits"]}, indent=1))
+
+
+def tokenizer_of(run, directory):
+    """The tokenizer that the run in `directory` was trained with."""
+    if not os.path.exists(os.path.join(directory, DATA)):
+        raise UserError(f"{directory} holds no {DATA}: its training has not begun.")
+    return run.tokenizer.load(os.path.join(directory, TOKENIZER))
+
+
+def commits(directory):
+    """Commits of the code that trained the run, oldest first."""
+    path = os.path.join(directory, COMMITS)
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8") as f:
+        return f.read().split()
+
+
+def write(path, text):
+    """A text file, whole or not at all."""
+    with open(path + ".new", "w", encoding="utf-8") as f:
+        f.write(text)
+    os.replace(path + ".new", path)
+
+
+def _text(run):
+    return json.dumps(config.to_json(run), indent=1)
+
+
+def commit():
+    """Commit of the code that runs, "-dirty" if it has changes, or "unknown"."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    try:
+        out = subprocess.run(
+            ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return out.stdout.strip() or "unknown"

@@ -1,0 +1,77 @@
+"""A run directory pins its data, has one writer, remembers its commits, and reading it changes nothing."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lmlab.data.bake import bake
+from lmlab.errors import UserError
+from lmlab.training import checkpoints, directory
+from tests.training import tiny
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setenv("LMLAB_CACHE", str(tmp_path / "cache"))
+    return tiny.run(tmp_path)
+
+
+def test_changed_data_is_refused(run, tmp_path):
+    folder = tmp_path / "run"
+    with directory.claimed(run, folder):
+        directory.pin(folder, bake(run.corpus, run.tokenizer))
+        directory.pin(folder, bake(run.corpus, run.tokenizer))
+        (tmp_path / "text" / "000.txt").write_text("something else")
+        with pytest.raises(UserError, match="has changed since"):
+            directory.pin(folder, bake(run.corpus, run.tokenizer))
+
+
+def test_one_writer_at_a_time(run, tmp_path):
+    folder = tmp_path / "run"
+    with directory.claimed(run, folder):
+        script = (
+            "import sys, pathlib\nfrom tests.training import tiny\nfrom lmlab.training import directory\n"
+            "path = pathlib.Path(sys.argv[1])\nwith directory.claimed(tiny.run(path), path / 'run'): pass"
+        )
+        other = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True)
+        assert "Another process is training in" in other.stderr
+    with directory.claimed(run, folder):
+        pass
+
+
+def test_commits_are_added_once(run, tmp_path, monkeypatch):
+    for name in ("one", "one", "two"):
+        monkeypatch.setattr(directory, "commit", lambda name=name: name)
+        with directory.claimed(run, tmp_path / "run"):
+            pass
+    assert directory.commits(tmp_path / "run") == ["one", "two"]
+
+
+def test_a_claim_that_was_killed_can_be_made_again(run, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json.new").write_text("{")
+    (tmp_path / "run" / "lock").write_text("")
+    with directory.claimed(run, tmp_path / "run"):
+        pass
+    assert directory.check(run, tmp_path / "run")
+
+
+def test_reading_leaves_unfinished_checkpoints_alone(tmp_path):
+    unfinished = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+    unfinished.mkdir(parents=True)
+    (unfinished / "array").write_text("half of it")
+    with checkpoints.checkpointer(str(tmp_path / "checkpoints"), read_only=True):
+        pass
+    assert unfinished.exists()
+    with checkpoints.checkpointer(str(tmp_path / "checkpoints")):
+        pass
+    assert not unfinished.exists()
+
+
+def test_a_file_is_no_run_directory(run, tmp_path):
+    (tmp_path / "run").write_text("precious")
+    with pytest.raises(UserError, match="is a file"), directory.claimed(run, os.fspath(tmp_path / "run")):
+        pass
+    assert (tmp_path / "run").read_text() == "precious"
