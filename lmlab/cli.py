@@ -73,7 +73,7 @@ def _parser():
 
     sub = command("convert", _convert, "turn released weights into a directory that lmlab reads, or a directory back")
     sub.add_argument("family", choices=["hnet"], help="whose names and layouts")
-    sub.add_argument("source", metavar="SRC", help="checkpoint (.pt, .safetensors), or run directory or converted model")
+    sub.add_argument("source", metavar="SRC", help="checkpoint file, or run directory or converted model")
     sub.add_argument("out", metavar="DST", help="new directory, or new .pt or .safetensors file")
     sub.add_argument("--config", metavar="FILE", help="config.json that came with the checkpoint")
     sub.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the new file (default: as stored)")
@@ -322,7 +322,7 @@ def _convert(args):
         export_checkpoint(args.source, args.out, args.dtype)
     else:
         if args.dtype:
-            raise UserError("--dtype is for writing a checkpoint; a directory keeps the dtypes of what it was made from.")
+            raise UserError("--dtype is for writing a checkpoint; reading one keeps its dtypes.")
         if not args.config:
             raise UserError("A checkpoint needs --config FILE, the config.json that came with it.")
         import_checkpoint(args.source, args.config, args.out)

@@ -77,7 +77,7 @@ def _integer(name, value, least=1):
 
 def _integers(name, values, stages, least):
     if not isinstance(values, list) or len(values) != stages:
-        raise UserError(f"{name} of the H-Net config must be a list of {stages} integers, one per stage, not {values!r}.")
+        raise UserError(f"{name} of the H-Net config must be a list of {stages} integers, not {values!r}.")
     return tuple(_integer(name, value, least) for value in values)
 
 
@@ -136,7 +136,7 @@ def config_from_model(model):
         "tie_embeddings": model.tied,
     }
     if _inference(config.to_json(model_from_config(data))) != _inference(config.to_json(model)):
-        raise UserError("The config.json of the original H-Net has no words for this model: its stages are not uniform.")
+        raise UserError("The original H-Net has no words for this model: its stages are not uniform.")
     return data
 
 
@@ -145,10 +145,11 @@ def _layout(module, stacks):
     if type(module) is Stack:
         stacks.append(module)
         return [module.layout]
-    kinds = {"chunker": LearnedChunker, "unpool": Smooth, "encoder": Stack, "decoder": Stack}
-    for part in [module] if type(module) is not Hierarchy else [getattr(module, k) for k in kinds]:
-        if type(part) not in (Hierarchy, *kinds.values()):
-            raise UserError(f"The original H-Net has no {type(part).__name__}.")
+    kinds = {"encoder": Stack, "chunker": LearnedChunker, "unpool": Smooth, "decoder": Stack}
+    parts = [(module, Hierarchy)] + [(getattr(module, name, None), kind) for name, kind in kinds.items()]
+    for part, kind in parts:
+        if type(part) is not kind:
+            raise UserError(f"The original H-Net has no {type(part).__name__} where lmlab's has a {kind.__name__}.")
     stacks.append(module.encoder)
     return [module.encoder.layout, _layout(module.inner, stacks), module.decoder.layout]
 
@@ -162,7 +163,7 @@ def _inference(data):
 def import_checkpoint(file, config_file, out):
     """Convert a released checkpoint (.safetensors, else torch's .pt) with its config.json to the new directory `out`.
 
-    The directory holds the model, the config and the parameters in their stored dtypes, and appears whole or not at all.
+    It holds the model, the config and the parameters in their stored dtypes, and appears whole or not at all.
     """
     checkpoints.absent(os.path.normpath(out))
     data = config.load_json(config_file)
@@ -172,10 +173,10 @@ def import_checkpoint(file, config_file, out):
 
 
 def export_checkpoint(directory, out, dtype=None):
-    """Convert a run directory or a converted one to the original's state dict, the new file `out`, .pt or .safetensors.
+    """Convert a run directory or a converted one to the original's state dict, the new .pt or .safetensors file `out`.
 
-    Its config goes beside it, under the same name with .json, unless it is there. `dtype` None keeps the stored dtypes;
-    else see `to_state_dict`.
+    Its config goes beside it, under the same name with .json, unless it is there. `dtype` None keeps the stored
+    dtypes; else see `to_state_dict`.
     """
     stem, kind = os.path.splitext(out)
     if kind not in (".pt", ".safetensors"):

@@ -72,9 +72,7 @@ def _check(weights, expected):
         )
     if integer := [k for k in expected if not jnp.issubdtype(weights[k].dtype, jnp.floating)]:
         k = integer[0]
-        raise UserError(
-            f"The checkpoint has no floating-point numbers in {len(integer)} {total}, the first {k}: {weights[k].dtype}."
-        )
+        raise UserError(f"The checkpoint has integers in {len(integer)} {total}, the first {k}: {weights[k].dtype}.")
 
 
 def _stage(w, prefix, module):

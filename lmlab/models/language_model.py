@@ -62,6 +62,7 @@ class LanguageModel(nn.Module):
 
     def step(self, tokens_B, cache, active_B=None):
         """One token for the active rows (None: all): (logits_BV, cache)."""
+        tokens_B = jnp.asarray(tokens_B)
         if active_B is None:
             active_B = jnp.ones(tokens_B.shape, bool)
         y_BD, cache = self.backbone.step(self.embed_tokens(tokens_B), tokens_B, cache, active_B)

@@ -25,14 +25,20 @@ ste.defvjp(lambda c: (jnp.ones_like(c), None), lambda _, g: (g,))
 
 
 class ResidualProjection(nn.Module):
-    """Linear map of the encoder's output, float32, starting at zero (H-Net, eq. 3)."""
+    """Linear map of the encoder's output, float32, starting at zero (H-Net, eq. 3).
+
+    `released_bias`: the bias starts at U(+-1/sqrt(D)), PyTorch's default, which the released code leaves in place,
+    probably unintended: the residual then begins as a constant instead of nothing.
+    """
 
     d_model: int
+    released_bias: bool = False
 
     def setup(self):
-        zeros = nn.initializers.zeros
+        zeros, bound = nn.initializers.zeros, self.d_model**-0.5
+        bias = (lambda *args: jax.random.uniform(*args, -bound, bound)) if self.released_bias else zeros
         self.kernel = parameter(self, "kernel", zeros, (self.d_model, self.d_model), ("embed", None))
-        self.bias = parameter(self, "bias", zeros, (self.d_model,), (None,))
+        self.bias = parameter(self, "bias", bias, (self.d_model,), (None,))
 
     def __call__(self, h):
         """[..., D] -> [..., D] float32."""
@@ -52,9 +58,10 @@ class Smooth(nn.Module):
     """
 
     d_model: int
+    released_bias: bool = False  # see ResidualProjection
 
     def setup(self):
-        self.residual = ResidualProjection(self.d_model)
+        self.residual = ResidualProjection(self.d_model, self.released_bias)
 
     def __call__(self, z_BCD, h_BLD, routing, c, segment_ids_BC):
         """[B, C, D], [B, L, D] -> [B, L, D] float32. The average starts anew in every segment."""

@@ -136,7 +136,10 @@ def write_arrays(path, arrays):
     """The inverse of `read_arrays`."""
     # safetensors writes an array's memory as it lies, whatever its strides.
     arrays = {k: np.asarray(v, order="C") for k, v in arrays.items()}
+    with open(path, "wb") as f:
+        mode = os.fstat(f.fileno()).st_mode
     try:
         save_file(arrays, path)
+        os.chmod(path, mode)  # safetensors leaves a file that only its owner reads
     except SafetensorError as error:
         raise UserError(f"Cannot write {path}: {error}.") from error

@@ -68,12 +68,17 @@ def part_of(path):
 
 
 def decays(path, parameter):
-    """Weight decay applies to matrices: not to norms, biases, A_log, D, dt_bias or widening vectors.
-
-    (The released H-Net grouping decays all of those but names ending in ".bias" or holding ".norm.", which looks
-    unintended.)
-    """
+    """Weight decay of matrices only: a decayed norm, decay rate or time step drifts to a value that nobody chose."""
     return parameter.ndim >= 2
+
+
+def released_decays(path, parameter):
+    """What the released H-Net code decays, probably unintended: everything but the biases of convolutions and residual
+    projections and Mamba-2's inner norm; so also the other norms, A_log, D, dt_bias and widening vectors."""
+    return path_names(path)[-1] not in ("bias", "conv_bias", "norm")
+
+
+DECAYS = {"matrices": decays, "released": released_decays}
 
 
 def hnet_multipliers(targets, widths, bytes_per_token=4.6):
@@ -105,10 +110,13 @@ class AdamW:
     b2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.1
+    decay: str = "matrices"  # what decays: "matrices", or "released" as H-Net's code has it
     clip: float = 1.0
     stage_multipliers: tuple[float, ...] = (1.0,)
 
     def __post_init__(self):
+        if self.decay not in DECAYS:
+            raise UserError(f"Weight decay is of {' or '.join(DECAYS)}, not of {self.decay!r}.")
         if not self.learning_rate > 0 or not self.clip > 0 or self.weight_decay < 0:
             raise UserError("An optimizer needs learning_rate and clip above 0 and weight_decay of at least 0.")
 
@@ -132,7 +140,7 @@ class AdamW:
             optax.clip_by_global_norm(self.clip),
             optax.scale_by_adam(self.b1, self.b2, self.eps),
             optax.add_decayed_weights(
-                self.weight_decay, mask=lambda params: jax.tree_util.tree_map_with_path(decays, params)
+                self.weight_decay, mask=lambda params: jax.tree_util.tree_map_with_path(DECAYS[self.decay], params)
             ),
             optax.stateless(lambda updates, params: by_stage(updates)),
             optax.scale_by_learning_rate(lambda step: self.learning_rate * factor(step)),

@@ -36,6 +36,12 @@ CONFIG = {
     "attn_cfg": {"num_heads": [2, 4, 2], "rotary_emb_dim": [8, 4, 32], "window_size": [7, 3, -1]},
     "tie_embeddings": False,
 }
+SMALL = CONFIG | {
+    "arch_layout": ["m1", ["T1"], "m1"],
+    "d_model": [32, 64],
+    "d_intermediate": [0, 48],
+    "attn_cfg": {"num_heads": [2, 2], "rotary_emb_dim": [8, 32], "window_size": [7, -1]},
+}
 TOKENS = np.array([[254, *b"a b c, as easy as 1 2 3"], [254, *b"the chunks of a sequence"[:23]]], np.int32)
 
 
@@ -70,7 +76,8 @@ def assert_equal(got, expected):
         np.testing.assert_array_equal(got[name], array)
 
 
-def write(path, weights, config=CONFIG):
+def write(path, weights, config):
+    """Paths of a checkpoint and its config, for `import_checkpoint`."""
     (path.parent / "config.json").write_text(json.dumps(config))
     (torch_file.write if path.suffix == ".pt" else checkpoints.write_arrays)(str(path), weights)
     return str(path), str(path.parent / "config.json")
@@ -82,10 +89,10 @@ def logits(model, params, tokens=TOKENS):
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
-    """(directory, the bfloat16 weights that it was made from)."""
+    """(directory, the bfloat16 weights that it was made from) of SMALL."""
     folder = tmp_path_factory.mktemp("converted")
-    weights = random_weights(model_from_config(CONFIG), "bfloat16")
-    import_checkpoint(*write(folder / "released.pt", weights), str(folder / "model"))
+    weights = random_weights(model_from_config(SMALL), "bfloat16")
+    import_checkpoint(*write(folder / "released.pt", weights, SMALL), str(folder / "model"))
     return str(folder / "model"), weights
 
 
@@ -114,7 +121,7 @@ def test_round_trip_through_files(dtype, suffix, tmp_path):
     model = model_from_config(CONFIG)
     weights = random_weights(model, dtype)
     out = str(tmp_path / "deep" / "model")
-    import_checkpoint(*write(tmp_path / f"released{suffix}", weights), out)
+    import_checkpoint(*write(tmp_path / f"released{suffix}", weights, CONFIG), out)
     loaded, params = lmlab.load(out)
     assert loaded == model
     np.testing.assert_array_equal(
@@ -126,6 +133,7 @@ def test_round_trip_through_files(dtype, suffix, tmp_path):
     assert_equal(read(str(back)), weights)
     assert json.loads((tmp_path / "back" / "again.json").read_text()) == CONFIG
     assert sorted(os.listdir(tmp_path / "back")) == ["again.json", f"again{suffix}"]
+    assert back.stat().st_mode == (tmp_path / "back" / "again.json").stat().st_mode
     export_checkpoint(out, str(tmp_path / "back" / "again.float32.pt"), "float32")
     floats = torch_file.read(str(tmp_path / "back" / "again.float32.pt"))
     assert_equal(floats, {k: w.astype(np.float32) for k, w in weights.items()})
@@ -161,8 +169,9 @@ def test_logits_of_the_original(name, suffix, tmp_path):
     import_checkpoint(*write(tmp_path / f"released{suffix}", weights, config), str(tmp_path / "model"))
     model, params = lmlab.load(str(tmp_path / "model"))
     np.testing.assert_allclose(logits(model, params, arrays["input_ids"]), arrays["logits"], atol=1e-5)
-    export_checkpoint(str(tmp_path / "model"), str(tmp_path / f"back{suffix}"))
-    assert_equal((torch_file.read if suffix == ".pt" else checkpoints.read_arrays)(str(tmp_path / f"back{suffix}")), weights)
+    back = str(tmp_path / f"back{suffix}")
+    export_checkpoint(str(tmp_path / "model"), back)
+    assert_equal((torch_file.read if suffix == ".pt" else checkpoints.read_arrays)(back), weights)
 
 
 @pytest.mark.parametrize("name", RELEASED)
@@ -324,14 +333,14 @@ def test_sample_and_inspect_a_converted_model(converted, capsys, tmp_path, monke
 def test_bad_input_ends_in_one_sentence(converted, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     directory, weights = converted
-    released, config = write(tmp_path / "released.pt", weights)
+    released, config = write(tmp_path / "released.pt", weights, SMALL)
     whole = (tmp_path / "released.pt").read_bytes()
     (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
     checkpoints.write_arrays("whole.safetensors", weights)
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:-1])
     (tmp_path / "list.json").write_text("[1]")
     (tmp_path / "torn.json").write_text('{"arch_layout": ')
-    (tmp_path / "other.json").write_text(json.dumps(CONFIG | {"vocab_size": 300}))
+    (tmp_path / "other.json").write_text(json.dumps(SMALL | {"vocab_size": 300}))
     (tmp_path / "shut").mkdir()
     (tmp_path / "empty").mkdir()
     (tmp_path / "c.json").write_text("{}")
@@ -366,7 +375,7 @@ def test_bad_input_ends_in_one_sentence(converted, capsys, tmp_path, monkeypatch
 
 
 def test_a_killed_conversion_leaves_nothing_in_the_way(converted, tmp_path, monkeypatch):
-    released, config = write(tmp_path / "released.pt", converted[1])
+    released, config = write(tmp_path / "released.pt", converted[1], SMALL)
     (tmp_path / "out.new").mkdir()
     (tmp_path / "out.new" / "model.json").write_text("{")
     import_checkpoint(released, config, str(tmp_path / "out") + os.sep)

@@ -1,4 +1,4 @@
-"""State dicts in torch's files: what torch wrote reads equal, what is damaged or hostile is refused in one sentence."""
+"""State dicts in torch's files: what torch wrote reads equal; what is damaged or hostile is refused."""
 
 import io
 import os

@@ -10,7 +10,17 @@ import pytest
 from lmlab.errors import UserError
 from lmlab.models.build import hierarchy
 from lmlab.models.language_model import LanguageModel, init
-from lmlab.training.optimizers import WSD, AdamW, Cosine, decays, hnet_multipliers, path_names, stage_of
+from lmlab.models.hnet_checkpoint import to_state_dict
+from lmlab.training.optimizers import (
+    WSD,
+    AdamW,
+    Cosine,
+    decays,
+    hnet_multipliers,
+    path_names,
+    released_decays,
+    stage_of,
+)
 from tests.paths import SHARED
 
 
@@ -60,13 +70,29 @@ def test_decay_groups(params):
             assert not value, name
 
 
-def test_decay_groups_differ_from_the_released_ones_only_where_said():
-    """The original decays norms, A_log, D, dt_bias and padding vectors; everything else agrees."""
+def test_groups_equal_the_released_ones():
+    """Every parameter's group, decay as "released" and multiplier, against the original's own listing; and the
+    default differs only in vectors."""
     path = SHARED / "fixtures" / "hnet_param_groups.json"
     if not path.exists():
         pytest.skip("needs ../shared/fixtures/hnet_param_groups.json, which is not on this machine")
-    text = json.dumps(json.loads(path.read_text()))
-    assert "residual_proj.bias" in text
+    released = {
+        name: (group["weight_decay"] != 0.0, group["lr_multiplier"])
+        for group in json.loads(path.read_text())
+        for name in group["params"]
+    }
+    layout = ["m2", ["T1m1", ["T2"], "m1T1"], "m2"]
+    model = LanguageModel(256, hierarchy(layout, (64, 128, 192), (0, 128, 192), n_heads=4))
+    params = jax.eval_shape(lambda: init(model, jax.random.key(0)))
+    groups, leaves = [], []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        groups.append((released_decays(path, leaf), (3.0, 1.7, 0.9)[stage_of(path)], decays(path, leaf)))
+        leaves.append(np.full(leaf.shape, len(leaves)))
+    state = to_state_dict(jax.tree.unflatten(jax.tree.structure(params), leaves), model)
+    ours = {name: groups[int(np.ravel(value)[0])] for name, value in state.items()}
+    assert {name: group[:2] for name, group in ours.items()} == released
+    differing = [name for name, (as_released, _, ours_decays) in ours.items() if as_released != ours_decays]
+    assert differing and all(state[name].ndim == 1 for name in differing)
 
 
 def test_update_is_adamw_with_multipliers(params):
