@@ -16,19 +16,16 @@ Gu & Dao (2024), whose protocol it names. Its LlamaByte (window 1024) counts 0.4
 scores are divided by the whole sequence; counted per query it is 0.48, and `lmlab show` says so.
 """
 
-import dataclasses
-
+from lmlab.comparison import Setup
 from lmlab.data.corpora import StandardLibrary
-from lmlab.evaluation.bits_per_byte import BitsPerByte, Robustness
-from lmlab.experiment import Arm, Column, Experiment, Paper, Run, Table
+from lmlab.experiment import Arm, Column, Experiment, Paper, Table
 from lmlab.models.build import hierarchy, transformer
 from lmlab.models.chunkers import FixedStride, LearnedChunker, Whitespace
 from lmlab.models.language_model import LanguageModel
 from lmlab.models.stack import Stack
 from lmlab.models.unpool import AddAtStarts, Repeat, Smooth
 from lmlab.text.bpe import BPE
-from lmlab.text.bytes import ByteTokenizer
-from lmlab.training.optimizers import AdamW, WSD, hnet_multipliers
+from lmlab.training.optimizers import hnet_multipliers
 
 PAPER = Paper(
     title="Dynamic Chunking for End-to-End Hierarchical Sequence Modeling",
@@ -37,20 +34,6 @@ PAPER = Paper(
     claim="A byte model that learns its own chunks matches a BPE transformer at equal compute with one stage, "
     "surpasses it with two, and is far more robust to perturbed text.",
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """What all arms of a scale share."""
-
-    corpus: StandardLibrary
-    train_bytes: int
-    batch_bytes: int  # bytes per step, BPE included: the batch is matched in bytes, not in tokens
-    length: int  # bytes per row
-    tokens: int  # BPE tokens per row, which cover as many bytes
-    learning_rate: float
-    robustness_bytes: int
-    precision: str = "float32"
 
 
 SETUPS = {
@@ -64,8 +47,8 @@ SETUPS = {
 # space as measured on the default corpus; learned chunks at their targets.
 BYTES_PER_TOKEN = {"smoke": 2.05, "small": 2.55, "paper": 4.6}
 BYTES_PER_WORD = {"smoke": 8.4, "small": 8.4, "paper": 6.0}
-PER_CHUNK_1STAGE = {"smoke": 6.0, "small": 6.0, "paper": 4.8}
-PER_CHUNK_2STAGE = {"smoke": 3.0, "small": 3.0, "paper": 7.0**0.5}  # each; the paper gives only their product
+PER_CHUNK_1STAGE = {"paper": 4.8}
+PER_CHUNK_2STAGE = {"paper": 7.0**0.5}  # each; the paper gives only their product
 
 
 def bpe_transformer(scale):
@@ -77,7 +60,7 @@ def bpe_transformer(scale):
     }[scale]
     tokenizer = BPE(vocab, BYTES_PER_TOKEN[scale])
     model = LanguageModel(vocab, backbone, tied=scale == "paper")  # 757M as in Table 1 only if tied
-    return run(scale, model, tokenizer=tokenizer)
+    return SETUPS[scale].run(model, tokenizer=tokenizer)
 
 
 def llamabyte(scale):
@@ -87,7 +70,7 @@ def llamabyte(scale):
         "small": transformer(2, 128, 384, n_heads=4, window=128),
         "paper": transformer(16, 1024, window=1024),
     }[scale]
-    return run(scale, LanguageModel(256, backbone))
+    return SETUPS[scale].run(LanguageModel(256, backbone))
 
 
 def mambabyte(scale):
@@ -97,7 +80,7 @@ def mambabyte(scale):
         "small": Stack("m3", 128, d_state=64),
         "paper": Stack("m28", 1024),
     }[scale]
-    return run(scale, LanguageModel(256, backbone))
+    return SETUPS[scale].run(LanguageModel(256, backbone))
 
 
 def spacebyte(scale):
@@ -117,7 +100,7 @@ def spacebyte(scale):
         chunker=lambda width, target: Whitespace(BYTES_PER_WORD[scale]),
         unpool=AddAtStarts,
     )
-    return run(scale, LanguageModel(256, backbone), multipliers=(1.0, 1.0))
+    return SETUPS[scale].run(LanguageModel(256, backbone), multipliers=(1.0, 1.0))
 
 
 def hnet(scale, layouts, chunker, unpool=Smooth, targets=(6.0,)):
@@ -134,7 +117,7 @@ def hnet(scale, layouts, chunker, unpool=Smooth, targets=(6.0,)):
         chunker=chunker,
         unpool=unpool,
     )
-    return run(scale, LanguageModel(256, backbone), hnet_multipliers(targets, d_model))
+    return SETUPS[scale].run(LanguageModel(256, backbone), hnet_multipliers(targets, d_model))
 
 
 def hnet_pool(scale):
@@ -164,7 +147,7 @@ def hnet_1stage(scale):
         "small": (["m1", ["T4"], "m1"], (96, 192), (0, 384), 4, 64),
         "paper": (["m4", ["T22"], "m4"], (1024, 1536), (0, 4096), 16, 128),
     }
-    achieved = PER_CHUNK_1STAGE[scale]
+    achieved = PER_CHUNK_1STAGE.get(scale)
     return hnet(scale, layouts, lambda width, target: LearnedChunker(width, target, achieved=achieved))
 
 
@@ -175,30 +158,9 @@ def hnet_2stage(scale):
         "small": (["m1", ["T1m1", ["T5"], "m1T1"], "m1"], (64, 96, 192), (0, 256, 448), 4, 64),
         "paper": (["m4", ["T1m4", ["T26"], "m4T1"], "m4"], (1024, 1024, 1536), (0, 2816, 4096), 16, 128),
     }
-    achieved = PER_CHUNK_2STAGE[scale]
+    achieved = PER_CHUNK_2STAGE.get(scale)
     return hnet(
         scale, layouts, lambda width, target: LearnedChunker(width, target, achieved=achieved), targets=(3.0, 3.0)
-    )
-
-
-def run(scale, model, multipliers=(1.0,), tokenizer=ByteTokenizer()):
-    """Everything around the model: the same bytes, batch in bytes, schedule and evaluation for every arm."""
-    setup = SETUPS[scale]
-    rows = setup.batch_bytes // setup.length
-    steps = setup.train_bytes // setup.batch_bytes // 40 * 40  # quarters are multiples of log_every
-    length = setup.tokens if isinstance(tokenizer, BPE) else setup.length
-    return Run(
-        model=model,
-        corpus=setup.corpus,
-        tokenizer=tokenizer,
-        optimizer=AdamW(setup.learning_rate, WSD(0.1, 0.2), stage_multipliers=multipliers),
-        steps=steps,
-        batch_size=rows,
-        length=length,
-        evaluators=(BitsPerByte("test"), Robustness("test", setup.robustness_bytes)),
-        evaluate_every=steps // 4,
-        checkpoint_every=steps // 4,
-        precision=setup.precision,
     )
 
 

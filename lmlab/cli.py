@@ -84,7 +84,7 @@ def _parser():
     sub.add_argument("--verify", action="store_true", help="check every file against its SHA-256")
 
     sub = command("bench", _bench, "measure speed on this machine, beside what a user would pick instead")
-    sub.add_argument("what", choices=["train", "decode"])
+    sub.add_argument("what", choices=["train", "decode", "kernels"])
     sub.add_argument("--repeats", type=int, default=5)
     return parser
 
@@ -270,7 +270,7 @@ def _results(args):
 
 
 def _sample(args):
-    from lmlab.runner import load_run, sample_text, tokenizer_of
+    from lmlab.runner import load_run, stream_text, tokenizer_of
 
     if args.bytes < 1 or args.temperature < 0 or not 0 < args.top_p <= 1:
         raise UserError("Sampling needs --bytes of at least 1, --temperature of at least 0 and --top-p in (0, 1].")
@@ -278,7 +278,10 @@ def _sample(args):
     run, model, params = load_run(args.directory)
     tokenizer = tokenizer_of(run, model, args.directory)
     prompt = args.prompt.encode("utf-8", "surrogateescape")
-    print(sample_text(model, params, tokenizer, prompt, args.bytes, args.temperature, args.top_p, args.seed))
+    pieces = stream_text(model, params, tokenizer, prompt, args.bytes, args.temperature, args.top_p, args.seed)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
 
 
 def _inspect(args):
@@ -346,11 +349,9 @@ def _data(args):
 
 def _bench(args):
     _prepare()
-    if args.what == "train":
-        from lmlab.bench.train import main as bench
-    else:
-        from lmlab.bench.decode import main as bench
-    bench(args.repeats)
+    import importlib
+
+    importlib.import_module(f"lmlab.bench.{args.what}").main(args.repeats)
 
 
 if __name__ == "__main__":

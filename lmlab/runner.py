@@ -1,5 +1,6 @@
 """From an experiment to finished run directories: train, evaluate, look, write result.json."""
 
+import codecs
 import datetime
 import itertools
 import json
@@ -112,17 +113,24 @@ def look(run, params, data, count=2, size=480):
     return [read_passage(run.model, params, data.baked.tokenizer, t, run.length, run.batch_size) for t in texts]
 
 
-def sample_text(model, params, tokenizer, prompt, new=200, temperature=0.8, top_p=0.95, seed=0):
-    """A continuation of the prompt (bytes), prompt included."""
+def stream_text(model, params, tokenizer, prompt, new=200, temperature=0.8, top_p=0.95, seed=0):
+    """The prompt (bytes) and its continuation as text, piece by piece; no character is ever cut in two."""
     import jax
 
-    from lmlab.decoding.generate import generate
+    from lmlab.decoding.generate import stream
 
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
     ids = np.concatenate([[tokenizer.bos], tokenizer.encode(bytes(prompt))])
     new_tokens = max(1, round(new / tokenizer.bytes_per_token))
-    out = generate(model, params, [ids], new_tokens, tokenizer.eos, jax.random.key(seed), temperature, top_p)[0]
-    kept = out[: int(np.argmax(out == tokenizer.eos))] if (out == tokenizer.eos).any() else out
-    return (bytes(prompt) + tokenizer.decode(kept)).decode("utf-8", "replace")
+    yield decoder.decode(bytes(prompt))
+    for tokens in stream(model, params, ids, new_tokens, tokenizer.eos, jax.random.key(seed), temperature, top_p):
+        yield decoder.decode(tokenizer.decode(tokens))
+    yield decoder.decode(b"", final=True)
+
+
+def sample_text(*args, **kwargs):
+    """All of `stream_text` at once."""
+    return "".join(stream_text(*args, **kwargs))
 
 
 def load_run(directory):

@@ -17,7 +17,7 @@ ORDER = [
     {"decoding"},
     {"evaluation"},
     {"training"},
-    {"report"},
+    {"report", "comparison"},
     {"runner"},
     {"convert", "experiment"},
     {"bench"},

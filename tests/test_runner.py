@@ -3,6 +3,7 @@
 import dataclasses
 import os
 
+import numpy as np
 import pytest
 
 from lmlab import runner
@@ -120,3 +121,16 @@ def test_a_split_that_is_evaluated_must_exist(finished, tmp_path):
 def test_two_evaluators_of_a_kind_are_refused(finished):
     with pytest.raises(UserError, match="one evaluator of each kind"):
         dataclasses.replace(finished[1]["hnet"], evaluators=(BitsPerByte("test"), BitsPerByte("validation")))
+
+
+@pytest.mark.parametrize("cut", range(1, 5))
+def test_streamed_characters_are_whole(cut, monkeypatch):
+    """A four-byte character that the model gives in two pieces is printed once, whole; half of one at the end is marked."""
+    from lmlab.decoding import generate
+    from lmlab.text.bytes import ByteTokenizer
+
+    given = "é🙂!".encode() + "🙂".encode()[:2]
+    pieces = [np.frombuffer(part, np.uint8) for part in (given[: 1 + cut], given[1 + cut :])]
+    monkeypatch.setattr(generate, "stream", lambda *args: iter(pieces))
+    out = list(runner.stream_text(None, None, ByteTokenizer(), b"x"))
+    assert "".join(out) == "xé🙂!\ufffd" and all("\ufffd" not in piece for piece in out[:-1])

@@ -97,3 +97,32 @@ def _spread_bwd(c, g_BLD):
 
 
 spread.defvjp(_spread_fwd, _spread_bwd)
+
+
+def span_sums_reference(x_BLD, c, segment_ids_BL):
+    """Sum over each chunk's span: the positions behind the previous chunk's start up to its own, in one document.
+
+    [B, L, D] -> [B, C, D]. The span of a chunk without a slot, and what lies behind the last start, is left out.
+    """
+    start_BC, before_BC = c.index_BC, jnp.pad(c.index_BC, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+    position_L = jnp.arange(x_BLD.shape[1])
+    inside_BCL = (position_L > before_BC[..., None]) & (position_L <= start_BC[..., None]) & c.valid_BC[..., None]
+    same_BCL = segment_ids_BL[:, None] == jnp.take_along_axis(segment_ids_BL, start_BC, axis=1)[..., None]
+    return jnp.einsum("bcl,bld->bcd", (inside_BCL & same_BCL).astype(jnp.float32), x_BLD.astype(jnp.float32))
+
+
+def span_sums(x_BLD, c, segment_ids_BL):
+    """`span_sums_reference` as one sorted segment sum; its gradient is a gather."""
+    B, L, D = x_BLD.shape
+    C = c.index_BC.shape[1]
+    kept_BL = c.kept_BL.astype(jnp.int32)
+    chunk_BL = jnp.cumsum(kept_BL, axis=1) - kept_BL  # starts before t: the chunk whose span t lies in
+    start_BL = jnp.take_along_axis(c.index_BC, jnp.minimum(chunk_BL, C - 1), axis=1)
+    ended_BL = chunk_BL < jnp.sum(kept_BL, axis=1, keepdims=True)
+    same_BL = segment_ids_BL == jnp.take_along_axis(segment_ids_BL, start_BL, axis=1)
+    x_BLD = jnp.where((ended_BL & same_BL)[..., None], x_BLD.astype(jnp.float32), 0)
+
+    def row(x_LD, chunk_L):
+        return jax.ops.segment_sum(x_LD, chunk_L, num_segments=C, indices_are_sorted=True)
+
+    return jax.vmap(row)(x_BLD, chunk_BL)

@@ -3,6 +3,7 @@
 from lmlab.errors import UserError
 from lmlab.models.chunkers import LearnedChunker
 from lmlab.models.hierarchy import Hierarchy
+from lmlab.models.pool import Select
 from lmlab.models.stack import Stack, height
 from lmlab.models.unpool import Smooth
 
@@ -34,13 +35,14 @@ def hierarchy(
     target=6.0,
     capacity=None,
     chunker=LearnedChunker,
+    pool=Select,
     unpool=Smooth,
 ):
     """H-Net's nested layout, [encoder, inner, decoder] down to [main], to a `Hierarchy`.
 
     `d_model`, `d_ff`: one per stage, from the outside in. `n_heads`, `window`, `target`, `capacity`: one for all
     stages, or one per stage. `window` keys are seen by the attention of outer stages; the innermost sees all.
-    `chunker`: (width, target) -> chunker.
+    `chunker`: (width, target) -> chunker; `pool`, `unpool`: width -> part.
     """
     stages = len(d_model)
     n_heads, window, target, capacity = [
@@ -59,6 +61,7 @@ def hierarchy(
         return Hierarchy(
             encoder=outside[0],
             chunker=chunker(width, target[s]),
+            pool=pool(width),
             inner=build(layout[1], s + 1, depth),
             unpool=unpool(width),
             decoder=outside[1],

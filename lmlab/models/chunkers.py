@@ -3,6 +3,7 @@
 A chunker maps hidden states and bytes to `Routing`. The first position of every segment starts a chunk.
 """
 
+import math
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lmlab.models.attention import shift_right
-from lmlab.models.layers import parameter
+from lmlab.models.layers import normal, parameter
 
 
 class Routing(NamedTuple):
@@ -64,13 +65,8 @@ class LearnedChunker(nn.Module):
 
     def __call__(self, h_BLD, tokens_BL, segment_ids_BL):
         """Routing of packed rows."""
-        first_BL, valid_BL = segment_starts(segment_ids_BL), segment_ids_BL > 0
         p_BL = self._probability(shift_right(h_BLD, 0), h_BLD)
-        p_BL = jnp.where(first_BL, 1.0, jnp.where(valid_BL, p_BL, 0.0))
-        start_BL = p_BL > 0.5
-        n = jnp.maximum(jnp.sum(valid_BL), 1)
-        ratio = ratio_loss(jnp.sum(start_BL) / n, jnp.sum(p_BL) / n, self.target)
-        return Routing(start_BL, p_BL, self.ratio_weight * ratio)
+        return learned_routing(p_BL, segment_ids_BL, self.target, self.ratio_weight)
 
     @nn.nowrap
     def init_cache(self, batch):
@@ -92,6 +88,64 @@ class LearnedChunker(nn.Module):
     def flops(self):
         """Two projections per position."""
         return 4 * self.d_model**2
+
+
+class LinearChunker(nn.Module):
+    """Routing by one linear map in place of the cosine: p_t = sigmoid(w h_t + b) (H-Net's ablation), same ratio loss.
+
+    The bias starts where p is 1 / N on average; w starts at N(0, 1/D).
+    """
+
+    d_model: int
+    target: float = 6.0
+    ratio_weight: float = 0.03
+
+    @property
+    def positions_per_chunk(self):
+        """Nominal compression, for counting FLOPs."""
+        return self.target
+
+    def setup(self):
+        start = lambda key, shape, dtype: jnp.full(shape, -math.log(self.target - 1), dtype)  # noqa: E731
+        self.w = parameter(self, "w", normal(self.d_model**-0.5), (self.d_model, 1), ("embed", None))
+        self.bias = parameter(self, "bias", start, (1,), (None,))
+
+    def _probability(self, h):
+        return nn.sigmoid((h.astype(self.w.dtype) @ self.w)[..., 0].astype(jnp.float32) + self.bias.astype(jnp.float32))
+
+    def __call__(self, h_BLD, tokens_BL, segment_ids_BL):
+        """Routing of packed rows."""
+        return learned_routing(self._probability(h_BLD), segment_ids_BL, self.target, self.ratio_weight)
+
+    @nn.nowrap
+    def init_cache(self, batch):
+        """Whether there was a position."""
+        return jnp.zeros(batch, bool)
+
+    def cache_after(self, h_BLD, tokens_BL, valid_BL):
+        """Cache behind right-padded prompts."""
+        return valid_BL[:, 0]
+
+    def step(self, h_BD, tokens_B, cache):
+        """(start_B, probability_B, cache)."""
+        p_B = jnp.where(cache, self._probability(h_BD), 1.0)
+        return p_B > 0.5, p_B, jnp.ones_like(cache)
+
+    @nn.nowrap
+    def flops(self):
+        """One dot product per position."""
+        return 2 * self.d_model
+
+
+def learned_routing(p_BL, segment_ids_BL, target, ratio_weight):
+    """`Routing` from probabilities: 1 at the first position of a document, 0 in padding, a chunk where p > 1/2, and
+    the weighted ratio loss over all positions of the batch."""
+    first_BL, valid_BL = segment_starts(segment_ids_BL), segment_ids_BL > 0
+    p_BL = jnp.where(first_BL, 1.0, jnp.where(valid_BL, p_BL, 0.0))
+    start_BL = p_BL > 0.5
+    n = jnp.maximum(jnp.sum(valid_BL), 1)
+    ratio = ratio_loss(jnp.sum(start_BL) / n, jnp.sum(p_BL) / n, target)
+    return Routing(start_BL, p_BL, ratio_weight * ratio)
 
 
 def ratio_loss(F, G, N):

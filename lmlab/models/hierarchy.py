@@ -41,6 +41,7 @@ class Hierarchy(nn.Module):
 
     encoder: nn.Module
     chunker: nn.Module
+    pool: nn.Module
     inner: nn.Module
     unpool: nn.Module
     decoder: nn.Module
@@ -76,7 +77,9 @@ class Hierarchy(nn.Module):
         """What the decoder reads, the inner stages at this stage's positions, and the number of lost starts."""
         c = compact(routing.start_BL, slots)
         segment_ids_BC = gather(segment_ids_BL, c)
-        z_BCE, inner = self.inner(self._widen(gather(h_BLD, c)), gather(tokens_BL, c), segment_ids_BC)
+        z_BCE, inner = self.inner(
+            self._widen(self.pool(h_BLD, c, segment_ids_BL)), gather(tokens_BL, c), segment_ids_BC
+        )
         y_BLD = self.unpool(z_BCE[..., : self.d_model], h_BLD, routing, c, segment_ids_BC)
         slot_BL = jnp.minimum(c.slot_BL, slots - 1)
         outward = tuple(
@@ -118,6 +121,7 @@ class Hierarchy(nn.Module):
         return {
             "encoder": self.encoder.init_cache(batch, length),
             "chunker": self.chunker.init_cache(batch),
+            "pool": self.pool.init_cache(batch),
             "inner": self.inner.init_cache(batch, length),
             "last": jnp.zeros((batch, self.d_model)),
             "decoder": self.decoder.init_cache(batch, length),
@@ -130,7 +134,7 @@ class Hierarchy(nn.Module):
         routing = self.chunker(h_BLD, tokens_BL, segment_ids_BL)
         c = compact(routing.start_BL, x_BLD.shape[1])
         z_BCE, inner = self.inner.prefill(
-            self._widen(gather(h_BLD, c)), gather(tokens_BL, c), c.valid_BC, cache["inner"]
+            self._widen(self.pool(h_BLD, c, segment_ids_BL)), gather(tokens_BL, c), c.valid_BC, cache["inner"]
         )
         z_BCD = z_BCE[..., : self.d_model]
         y_BLD = self.unpool(z_BCD, h_BLD, routing, c, gather(segment_ids_BL, c))
@@ -138,6 +142,7 @@ class Hierarchy(nn.Module):
         return y_BLD, {
             "encoder": encoder,
             "chunker": self.chunker.cache_after(h_BLD, tokens_BL, valid_BL),
+            "pool": self.pool.cache_after(h_BLD, routing.start_BL, valid_BL),
             "inner": inner,
             "last": self.unpool.last(z_BCD, routing, c, c.valid_BC),
             "decoder": decoder,
@@ -152,6 +157,7 @@ class Hierarchy(nn.Module):
         h_BD, encoder = self.encoder.step(x_BD, tokens_B, cache["encoder"], active_B, row_B)
         start_B, p_B, chunker = self.chunker.step(h_BD, tokens_B, take(cache["chunker"], row_B))
         start_B &= active_B
+        pooled_BD, pool = self.pool.step(h_BD, start_B, take(cache["pool"], row_B))
         group, starts = max(1, B // 4), jnp.sum(start_B)
         first_B = jnp.argsort(~start_B, stable=True)  # the rows that start a chunk, then the others
 
@@ -160,7 +166,7 @@ class Hierarchy(nn.Module):
             at_G = jnp.minimum(done + jnp.arange(group), B - 1)
             live_G, pick_G = done + jnp.arange(group) < starts, first_B[at_G]
             row_G = pick_G if row_B is None else row_B[pick_G]
-            z_GE, inner = mdl.inner.step(mdl._widen(h_BD[pick_G]), tokens_B[pick_G], inner, live_G, row_G)
+            z_GE, inner = mdl.inner.step(mdl._widen(pooled_BD[pick_G]), tokens_B[pick_G], inner, live_G, row_G)
             z_GD = z_GE[:, : mdl.d_model].astype(jnp.float32)
             return done + group, z_BD.at[jnp.where(live_G, pick_G, B)].set(z_GD, mode="drop"), inner
 
@@ -171,6 +177,7 @@ class Hierarchy(nn.Module):
         return y_BD, {
             "encoder": encoder,
             "chunker": put(cache["chunker"], chunker, active_B, row_B),
+            "pool": put(cache["pool"], pool, active_B, row_B),
             "inner": inner,
             "last": put(cache["last"], last_BD, active_B, row_B),
             "decoder": decoder,
@@ -184,7 +191,7 @@ class Hierarchy(nn.Module):
         """
         ratio, deeper = (ratios[0], ratios[1:]) if ratios else (self.chunker.positions_per_chunk, ())
         parts = {f"encoder/{k}": v for k, v in self.encoder.flops(length).items()}
-        parts["chunking"] = self.chunker.flops() + self.unpool.flops()
+        parts["chunking"] = self.chunker.flops() + self.pool.flops(ratio) + self.unpool.flops()
         parts |= {f"inner/{k}": v / ratio for k, v in self.inner.flops(length / ratio, deeper).items()}
         parts |= {f"decoder/{k}": v for k, v in self.decoder.flops(length).items()}
         return parts

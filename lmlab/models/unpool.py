@@ -69,9 +69,13 @@ class Smooth(nn.Module):
         first_BC = segment_ids_BC != jnp.pad(segment_ids_BC, ((0, 0), (1, 0)))[:, :-1]
         z_BCD = z_BCD.astype(jnp.float32)
         zbar_BCD = linear_scan(jnp.where(first_BC, 0.0, 1 - p_BC), p_BC[..., None] * z_BCD)
-        p_BL = routing.probability_BL
-        confidence_BL = ste(jnp.maximum(p_BL, 1 - p_BL))
+        confidence_BL = self.confidence(routing.probability_BL)
         return spread(zbar_BCD, c) * confidence_BL[..., None] + self.residual(h_BLD)
+
+    @staticmethod
+    def confidence(p_BL):
+        """The straight-through confidence in each decision: 1, with the gradient of max(p, 1 - p)."""
+        return ste(jnp.maximum(p_BL, 1 - p_BL))
 
     def step(self, z_BD, h_BD, start_B, p_B, last_BD):
         """One position; `z_BD` counts only where `start_B`. Returns (y_BD, last_BD)."""
@@ -88,6 +92,43 @@ class Smooth(nn.Module):
     def flops(self):
         """Per position."""
         return 2 * self.d_model**2
+
+
+class Unsmoothed(nn.Module):
+    """`Smooth` without the average: each chunk repeated, times the straight-through confidence, plus the residual."""
+
+    d_model: int
+
+    def setup(self):
+        self.residual = ResidualProjection(self.d_model)
+
+    def __call__(self, z_BCD, h_BLD, routing, c, segment_ids_BC):
+        """[B, C, D], [B, L, D] -> [B, L, D] float32."""
+        confidence_BL = Smooth.confidence(routing.probability_BL)
+        return spread(z_BCD.astype(jnp.float32), c) * confidence_BL[..., None] + self.residual(h_BLD)
+
+    def step(self, z_BD, h_BD, start_B, p_B, last_BD):
+        """One position; returns (y_BD, last_BD)."""
+        last_BD = jnp.where(start_B[:, None], z_BD, last_BD)
+        return last_BD + self.residual(h_BD), last_BD
+
+    def last(self, z_BCD, routing, c, valid_BC):
+        """Each row's last chunk."""
+        return _last_chunk(z_BCD, valid_BC)
+
+    @nn.nowrap
+    def flops(self):
+        """Per position."""
+        return 2 * self.d_model**2
+
+
+class Unconfident(Smooth):
+    """`Smooth` without the straight-through factor: the router learns from the average alone."""
+
+    @staticmethod
+    def confidence(p_BL):
+        """1, without a gradient."""
+        return jnp.ones_like(p_BL)
 
 
 def _last_chunk(z_BCD, valid_BC):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmlab.decoding.generate import generate
+from lmlab.decoding.generate import generate, stream
 from lmlab.decoding.samplers import sample
 from lmlab.errors import UserError
 from lmlab.models.build import hierarchy
@@ -69,3 +69,15 @@ def test_sampling_follows_the_nucleus():
     sharp = p**2 / (p**2).sum()
     np.testing.assert_allclose(frequencies(0.5, 1.0), sharp, atol=0.015)
     assert (frequencies(0.0, 1.0) == [1, 0, 0, 0]).all()
+
+
+@pytest.mark.parametrize("new", [1, 2, 16, 17, 18, 40])
+def test_a_stream_gives_what_generation_gives(model, new):
+    model, params = model
+    prompt = np.array([254, 97, 98])
+    whole = generate(model, params, [prompt], new, -1, jax.random.key(5))[0]
+    pieces = list(stream(model, params, prompt, new, -1, jax.random.key(5)))
+    np.testing.assert_array_equal(np.concatenate(pieces), whole)
+    eos = int(whole[new // 2])
+    stopped = np.concatenate(list(stream(model, params, prompt, new, eos, jax.random.key(5))))
+    np.testing.assert_array_equal(stopped, whole[: list(whole).index(eos)])

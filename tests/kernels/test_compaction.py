@@ -43,3 +43,19 @@ def test_spread_undoes_gather_at_the_starts():
     np.testing.assert_array_equal(back[STARTS], x[STARTS])
     np.testing.assert_array_equal(back[0, 1], x[0, 0])
     assert not jnp.any(back[3])  # no start: an empty slot
+
+
+@pytest.mark.parametrize("capacity", [1, 3, 7, 12])
+def test_span_sums_equal_the_reference(capacity):
+    """Also where the capacity overflows, where a row has no start, and where a span would reach into a document before."""
+    segments = np.array([[1, 1, 1, 1, 2, 2, 2], [1] * 7, [1] * 7, [0] * 7], np.int32)
+    c = kernels.compact(jnp.asarray(STARTS), capacity)
+    x = jax.random.normal(jax.random.key(0), (4, 7, 3))
+
+    def run(f):
+        return jax.jit(jax.value_and_grad(lambda x: jnp.sum(jnp.sin(f(x, c, segments)))))(x), f(x, c, segments)
+
+    fast, slow = run(kernels.span_sums), run(kernels.span_sums_reference)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), fast, slow)
+    if capacity == 7:
+        np.testing.assert_allclose(slow[1][0, :3], [x[0, 0], x[0, 1:4].sum(0), x[0, 4]], rtol=1e-6)

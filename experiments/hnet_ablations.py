@@ -1,0 +1,106 @@
+"""H-Net's ablations (Hwang, Wang, Gu 2025, arXiv 2507.07955, section 3.3 and appendix D): what of the 1-stage model matters?
+
+    lmlab table hnet_ablations --scale small     see experiments/README.md
+    lmlab show hnet_ablations --scale paper      Large, 36B tokens in the paper
+
+Each arm changes one part of `base`, which is `hnet/hnet_1stage`: how chunks return to bytes, how the router decides and
+what drives it, how bytes become a chunk, and what encoder, decoder and main network are made of. The paper shows these
+as curves and prints no numbers, so none are reported here; in its words, smoothing matters most, the cosine and the
+straight-through factor less, Mamba-2 encoders and decoders (M4) are best and attention worst, pooling by selection is as
+good as by mean or cross-attention, and a hybrid main network beats a pure transformer.
+
+"m" is Mamba-2 alone and "M" Mamba-2 with an MLP, which the paper's M4 and the released m4 differ in.
+"""
+
+from functools import partial
+
+from lmlab.comparison import Setup
+from lmlab.data.corpora import StandardLibrary
+from lmlab.experiment import Arm, Column, Experiment, Paper, Table
+from lmlab.models.build import hierarchy
+from lmlab.models.chunkers import LearnedChunker, LinearChunker
+from lmlab.models.language_model import LanguageModel
+from lmlab.models.pool import CrossAttention, Mean, Select
+from lmlab.models.unpool import Smooth, Unconfident, Unsmoothed
+from lmlab.training.optimizers import hnet_multipliers
+
+PAPER = Paper(
+    title="Dynamic Chunking for End-to-End Hierarchical Sequence Modeling: ablations",
+    year=2025,
+    url="arXiv 2507.07955",
+    claim="Smoothing is what makes learned chunks train; Mamba-2 is what bytes want around them.",
+)
+
+SETUPS = {
+    "smoke": Setup(StandardLibrary(4_000_000), 160_000, 4096, 256, 128, 3e-3, 20_000),
+    "small": Setup(StandardLibrary(validation=0.005, test=0.03), 1_000_000, 4096, 512, 200, 3e-3, 40_000),
+    # 36B tokens of FineWeb-Edu in the paper: about 166 GB; --corpus PATH reads a folder of it.
+    "paper": Setup(StandardLibrary(), 166_000_000_000, 256 * 8192, 8192, 1792, 6.25e-4, 1_000_000, "bfloat16"),
+}
+
+# Per scale: layout, widths and MLP widths per stage, heads, window of the attention outside, state size. The layouts' FLOPs per byte are within 5%.
+BASE = {
+    "smoke": (["m1", ["T1"], "m1"], (64, 128), (0, 640), 4, 32, 32),
+    "small": (["m1", ["T4"], "m1"], (96, 192), (0, 384), 4, 64, 64),
+    "paper": (["m4", ["T22"], "m4"], (1024, 1536), (0, 4096), 16, 1024, 128),
+}
+MLP = {
+    "smoke": (["M1", ["T1"], "M1"], (64, 128), (64, 256), 4, 32, 32),
+    "small": (["M1", ["T2"], "M1"], (96, 192), (256, 384), 4, 64, 64),
+    "paper": (["M4", ["T17"], "M4"], (1024, 1536), (1024, 4096), 16, 1024, 128),
+}
+ATTENTION = {
+    "smoke": (["T1", ["T1"], "T1"], (64, 128), (128, 512), 4, 32, 32),
+    "small": (["T1", ["T4"], "T1"], (96, 192), (192, 384), 4, 64, 64),
+    "paper": (["T2", ["T22"], "T2"], (1024, 1536), (2816, 4096), 16, 1024, 128),
+}
+HYBRID = {
+    "smoke": (["m1", ["m1T1"], "m1"], (64, 128), (0, 256), 4, 32, 32),
+    "small": (["m1", ["m3T2"], "m1"], (96, 192), (0, 384), 4, 64, 64),
+    "paper": (["m4", ["m3T1m3T1m3T1m3T1m3T1m3T1m2T5"], "m4"], (1024, 1536), (0, 4096), 16, 1024, 128),
+}
+
+
+def hnet(layouts, chunker, pool, unpool, scale):
+    """A 1-stage H-Net of N = 6 from its parts."""
+    layout, d_model, d_ff, heads, window, d_state = layouts[scale]
+    shape = dict(n_heads=heads, window=window, d_state=d_state, target=(6.0, 0.0), capacity=2.5)
+    backbone = hierarchy(layout, d_model, d_ff, chunker=chunker, pool=pool, unpool=unpool, **shape)
+    return SETUPS[scale].run(LanguageModel(256, backbone), hnet_multipliers((6.0,), d_model))
+
+
+def arm(name, label, layouts=BASE, chunker=LearnedChunker, pool=Select, unpool=Smooth):
+    """An Arm that differs from `base` in what is named."""
+    return Arm(name, label, partial(hnet, layouts, chunker, pool, unpool))
+
+
+ARMS = (
+    arm("base", "H-Net (1-stage)"),
+    arm("no_smoothing", "chunks repeated, not smoothed", unpool=Unsmoothed),
+    arm("no_straight_through", "no straight-through factor", unpool=Unconfident),
+    arm("no_ratio_loss", "no ratio loss", chunker=partial(LearnedChunker, ratio_weight=0.0)),
+    arm("linear_routing", "linear routing", chunker=LinearChunker),
+    arm("mean_pooling", "mean over the span", pool=Mean),
+    arm("cross_attention", "cross-attention over the span", pool=CrossAttention),
+    arm("mlp_outside", "Mamba-2 with MLP outside", MLP),
+    arm("attention_outside", "attention outside", ATTENTION),
+    arm("hybrid_main", "Mamba-2 and attention inside", HYBRID),
+)
+
+TABLE = Table(
+    name="ablations",
+    title="What of the 1-stage H-Net matters",
+    arms=tuple(arm.name for arm in ARMS),
+    measured=(
+        Column("mflops_per_byte", "MFLOPs", "per byte, measured chunks", None, 3),
+        Column("bytes_per_chunk", "Chunk", "bytes", None, 2),
+        Column("stage0/at_words", "At words", "share of starts", None, 2),
+        Column("stage0/words_found", "Words found", "share of words", None, 2),
+        Column("validation_bpb", "Validation", "bits per byte", "lower", 3),
+        Column("bpb", "Test", "bits per byte", "lower", 3),
+        Column("cost", "Perturbation", "bits per byte over clean", "lower", 3),
+    ),
+    note="The paper shows curves for these ablations and prints no numbers.",
+)
+
+EXPERIMENT = Experiment(paper=PAPER, scales=("smoke", "small", "paper"), arms=ARMS, tables=(TABLE,), anchor="base")
