@@ -3,16 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test slow clean
+.PHONY: run test clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/lmlab table hnet --scale smoke
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest
-
-slow: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -m slow
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lmlab needs Python 3.11 or newer; set PYTHON=...")'

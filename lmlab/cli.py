@@ -84,7 +84,7 @@ def _parser():
     sub.add_argument("--verify", action="store_true", help="check every file against its SHA-256")
 
     sub = command("bench", _bench, "measure speed on this machine, beside what a user would pick instead")
-    sub.add_argument("what", choices=["train", "decode", "kernels"])
+    sub.add_argument("what", choices=["train", "decode", "chunking", "kernels"])
     sub.add_argument("--repeats", type=int, default=5)
     return parser
 

@@ -75,6 +75,9 @@ def test_parquet(tmp_path):
         ("a.txt.gz", b"not packed"),
         ("a.txt.gz", gzip.compress(b"cut short" * 100)[:-12]),
         ("a.parquet", b"not parquet"),
+        ("a.jsonl.zst", b"(\xb5/\xfd"),
+        ("A.TXT.BZ2", b"BZh9"),
+        ("A.JSONL", b"not json"),
     ],
 )
 def test_what_cannot_be_read_is_named_in_one_sentence(tmp_path, name, content):
