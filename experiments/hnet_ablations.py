@@ -9,6 +9,8 @@ as curves and prints no numbers, so none are reported here; in its words, smooth
 straight-through factor less, Mamba-2 encoders and decoders (M4) are best and attention worst, pooling by selection is as
 good as by mean or cross-attention, and a hybrid main network beats a pure transformer.
 
+Capacities are exact, so that an arm whose router drifts loses nothing; its steps only take longer.
+
 "m" is Mamba-2 alone and "M" Mamba-2 with an MLP, which the paper's M4 and the released m4 differ in.
 """
 
@@ -64,7 +66,7 @@ HYBRID = {
 def hnet(layouts, chunker, pool, unpool, scale):
     """A 1-stage H-Net of N = 6 from its parts."""
     layout, d_model, d_ff, heads, window, d_state = layouts[scale]
-    shape = dict(n_heads=heads, window=window, d_state=d_state, target=(6.0, 0.0), capacity=2.5)
+    shape = dict(n_heads=heads, window=window, d_state=d_state, target=(6.0, 6.0), capacity=((1.5, 2.5, 4.0), None))
     backbone = hierarchy(layout, d_model, d_ff, chunker=chunker, pool=pool, unpool=unpool, **shape)
     return SETUPS[scale].run(LanguageModel(256, backbone), hnet_multipliers((6.0,), d_model))
 

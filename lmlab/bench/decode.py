@@ -92,4 +92,5 @@ def main(repeats):
     for label in columns[0]:
         table.add_row(label, *[column[label] for column in columns])
     Console(width=120).print(table)
+    print("Random weights and so random bytes: learned chunks start at half of them, white space at a quarter.")
     print(f"{PROMPT} bytes of prompt, {NEW} new bytes, prefill included; median of {repeats} after one warm-up.")

@@ -45,7 +45,9 @@ def filled(tree):
             start_BL = jnp.broadcast_to(jnp.arange(L) % 8 == 0, v.slot_BL.shape)
             return compaction.compact(start_BL, v.index_BC.shape[1])
         x = jax.random.normal(jax.random.key(v.size), v.shape, v.dtype)
-        return jax.nn.sigmoid(x) if v.ndim == 2 else -jnp.exp(x) if v.ndim == 1 else x
+        if v.ndim == 1:  # Mamba-2's A, and below its time steps
+            return -jnp.exp(x)
+        return jax.nn.sigmoid(x) if v.ndim == 2 or v.shape[2] < 32 else x
 
     return jax.tree.map(fill, tree, is_leaf=lambda v: isinstance(v, compaction.Compaction))
 

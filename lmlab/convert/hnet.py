@@ -23,7 +23,7 @@ KEYS = ("arch_layout", "d_model", "d_intermediate", "vocab_size", "ssm_cfg", "at
 SSM_KEYS = ("chunk_size", "d_conv", "d_state", "expand")
 ATTENTION_KEYS = ("num_heads", "rotary_emb_dim", "window_size")
 CONFIG = "config.json"  # of the original, kept in a converted directory
-TRAINING_ONLY = {"target", "ratio_weight", "achieved", "capacity", "depth", "remat"}  # fields it has no words for
+TRAINING_ONLY = {"target", "ratio_weight", "achieved", "capacity", "depth", "remat", "released_bias"}  # fields it has no words for
 
 
 def model_from_config(data):

@@ -1,5 +1,5 @@
-"""Causal attention with windows and packed documents: a plain reference, causal blocks for CPUs, and the
-library's kernels elsewhere."""
+"""Causal attention with windows and packed documents: a plain reference, causal blocks, and splash attention
+on a TPU."""
 
 from functools import partial
 
@@ -109,18 +109,12 @@ def splash_attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window, interpret=F
     return jnp.swapaxes(o_BHLK, 1, 2)[:, :L]
 
 
-def fused_attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window):
-    """`attention_reference` by `jax.nn.dot_product_attention`, for GPUs."""
-    same = None if segment_ids_BL is None else (segment_ids_BL[:, None, :, None] == segment_ids_BL[:, None, None, :])
-    local = None if window is None else (window - 1, 0)
-    return jax.nn.dot_product_attention(q_BLHK, k_BLHK, v_BLHK, mask=same, is_causal=True, local_window_size=local)
-
-
 def attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL=None, window=None):
-    """`attention_reference`, fast on the default backend. XLA cannot partition splash attention's kernel, so several
-    TPUs take the blocked form."""
-    fast = {"gpu": fused_attention, "tpu": splash_attention if jax.device_count() == 1 else blocked_attention}
-    return fast.get(jax.default_backend(), blocked_attention)(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window)
+    """`attention_reference`, fast on the default backend: splash attention on a TPU, else in blocks. XLA cannot partition
+    splash attention's kernel, so several TPUs take blocks too; so do GPUs, where `jax.nn.dot_product_attention` takes the
+    dense form for packed documents."""
+    single_tpu = jax.default_backend() == "tpu" and jax.device_count() == 1
+    return (splash_attention if single_tpu else blocked_attention)(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window)
 
 
 def attention_step(q_BHK, k_ZNQK, v_ZNQK, filled_B, row_N=None):

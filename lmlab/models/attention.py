@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmlab.errors import UserError
 from lmlab.kernels.attention import attention, attention_step
 from lmlab.kernels.elementwise import linear
 from lmlab.models.cache import put, take
@@ -81,8 +82,13 @@ class Attention(nn.Module):
         return Z * Q if self.window is None else min(self.window, Z * Q)
 
     def prefill(self, x_BLD, valid_BL, cache):
-        """Forward over right-padded prompts (`valid_BL` marks the prefix); returns (y_BLD, filled cache)."""
+        """Forward over right-padded prompts (`valid_BL` marks the prefix); returns (y_BLD, filled cache).
+
+        The cache is fresh: a second prefill does not see the first. UserError for a prompt longer than it.
+        """
         L = x_BLD.shape[1]
+        if self.window is None and L > self._slots(cache):
+            raise UserError(f"A prompt of {L} positions does not fit a cache for {self._slots(cache)}.")
         q, k, v = self._qkv(x_BLD, np.arange(L)[None])
         y_BLD = self._out(attention(q, k, v, valid_BL.astype(jnp.int32), self.window))
         slots, count_B = self._slots(cache), jnp.sum(valid_BL, axis=1)

@@ -41,10 +41,13 @@ def hierarchy(
     """H-Net's nested layout, [encoder, inner, decoder] down to [main], to a `Hierarchy`.
 
     `d_model`, `d_ff`: one per stage, from the outside in. `n_heads`, `window`, `target`, `capacity`: one for all
-    stages, or one per stage. `window` keys are seen by the attention of outer stages; the innermost sees all.
+    stages, or one per stage; exact capacities, a tuple themselves, only per stage: ((1.5, 2.5), None). `window` keys are seen by the attention of outer stages; the innermost sees all.
     `chunker`: (width, target) -> chunker; `pool`, `unpool`: width -> part.
     """
     stages = len(d_model)
+    for name, value in dict(d_ff=d_ff, n_heads=n_heads, window=window, target=target, capacity=capacity).items():
+        if isinstance(value, (tuple, list)) and len(value) != stages:
+            raise UserError(f"{name} {value!r} is not one value per stage: there are {stages} stages.")
     n_heads, window, target, capacity = [
         tuple(v) if isinstance(v, (tuple, list)) else (v,) * stages for v in (n_heads, window, target, capacity)
     ]

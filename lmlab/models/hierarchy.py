@@ -80,7 +80,7 @@ class Hierarchy(nn.Module):
         z_BCE, inner = self.inner(
             self._widen(self.pool(h_BLD, c, segment_ids_BL)), gather(tokens_BL, c), segment_ids_BC
         )
-        y_BLD = self.unpool(z_BCE[..., : self.d_model], h_BLD, routing, c, segment_ids_BC)
+        y_BLD = self.unpool(z_BCE[..., : self.d_model], h_BLD, routing, c, segment_ids_BL)
         slot_BL = jnp.minimum(c.slot_BL, slots - 1)
         outward = tuple(
             s._replace(start_BL=jnp.take_along_axis(s.start_BL, slot_BL, axis=1) & c.kept_BL) for s in inner
@@ -137,7 +137,7 @@ class Hierarchy(nn.Module):
             self._widen(self.pool(h_BLD, c, segment_ids_BL)), gather(tokens_BL, c), c.valid_BC, cache["inner"]
         )
         z_BCD = z_BCE[..., : self.d_model]
-        y_BLD = self.unpool(z_BCD, h_BLD, routing, c, gather(segment_ids_BL, c))
+        y_BLD = self.unpool(z_BCD, h_BLD, routing, c, segment_ids_BL)
         y_BLD, decoder = self.decoder.prefill(y_BLD, tokens_BL, valid_BL, cache["decoder"])
         return y_BLD, {
             "encoder": encoder,

@@ -52,11 +52,12 @@ class LanguageModel(nn.Module):
 
     @nn.nowrap
     def init_cache(self, batch, length):
-        """Cache for `batch` rows of up to `length` tokens, prompt included."""
+        """Cache for `batch` rows of up to `length` tokens, prompt included. Further tokens overwrite the oldest, and what
+        full attention then sees is no longer the whole text: make room for all."""
         return self.backbone.init_cache(batch, length)
 
     def prefill(self, tokens_BL, valid_BL, cache):
-        """Forward over right-padded prompts: (logits_BLV, cache behind each prompt)."""
+        """Forward over right-padded prompts into a fresh cache: (logits_BLV, cache behind each prompt)."""
         y_BLD, cache = self.backbone.prefill(self.embed_tokens(tokens_BL), tokens_BL, valid_BL, cache)
         return self._logits(y_BLD), cache
 

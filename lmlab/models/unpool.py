@@ -24,6 +24,16 @@ def ste(c):
 ste.defvjp(lambda c: (jnp.ones_like(c), None), lambda _, g: (g,))
 
 
+def to_positions(z_BCD, c, segment_ids_BL):
+    """Each position's chunk, [B, C, D] -> [B, L, D]; zeros where the chunk is of another document, which happens if a
+    document's first start found no slot."""
+    z_BLD = spread(z_BCD, c)
+    if c.index_BC.shape[1] == segment_ids_BL.shape[1]:  # a slot for every position: nothing overflows
+        return z_BLD
+    own_BL = jnp.take_along_axis(gather(segment_ids_BL, c), c.slot_BL, axis=1) == segment_ids_BL
+    return jnp.where(own_BL[..., None], z_BLD, 0)
+
+
 class ResidualProjection(nn.Module):
     """Linear map of the encoder's output, float32, starting at zero (H-Net, eq. 3).
 
@@ -63,14 +73,15 @@ class Smooth(nn.Module):
     def setup(self):
         self.residual = ResidualProjection(self.d_model, self.released_bias)
 
-    def __call__(self, z_BCD, h_BLD, routing, c, segment_ids_BC):
+    def __call__(self, z_BCD, h_BLD, routing, c, segment_ids_BL):
         """[B, C, D], [B, L, D] -> [B, L, D] float32. The average starts anew in every segment."""
         p_BC = jnp.clip(gather(routing.probability_BL, c), P_MIN, 1 - P_MIN)
+        segment_ids_BC = gather(segment_ids_BL, c)
         first_BC = segment_ids_BC != jnp.pad(segment_ids_BC, ((0, 0), (1, 0)))[:, :-1]
         z_BCD = z_BCD.astype(jnp.float32)
         zbar_BCD = linear_scan(jnp.where(first_BC, 0.0, 1 - p_BC), p_BC[..., None] * z_BCD)
         confidence_BL = self.confidence(routing.probability_BL)
-        return spread(zbar_BCD, c) * confidence_BL[..., None] + self.residual(h_BLD)
+        return to_positions(zbar_BCD, c, segment_ids_BL) * confidence_BL[..., None] + self.residual(h_BLD)
 
     @staticmethod
     def confidence(p_BL):
@@ -102,10 +113,10 @@ class Unsmoothed(nn.Module):
     def setup(self):
         self.residual = ResidualProjection(self.d_model)
 
-    def __call__(self, z_BCD, h_BLD, routing, c, segment_ids_BC):
+    def __call__(self, z_BCD, h_BLD, routing, c, segment_ids_BL):
         """[B, C, D], [B, L, D] -> [B, L, D] float32."""
         confidence_BL = Smooth.confidence(routing.probability_BL)
-        return spread(z_BCD.astype(jnp.float32), c) * confidence_BL[..., None] + self.residual(h_BLD)
+        return to_positions(z_BCD.astype(jnp.float32), c, segment_ids_BL) * confidence_BL[..., None] + self.residual(h_BLD)
 
     def step(self, z_BD, h_BD, start_B, p_B, last_BD):
         """One position; returns (y_BD, last_BD)."""
@@ -144,9 +155,9 @@ class Repeat(nn.Module):
     def setup(self):
         self.residual = ResidualProjection(self.d_model)
 
-    def __call__(self, z_BCD, h_BLD, routing, c, segment_ids_BC):
+    def __call__(self, z_BCD, h_BLD, routing, c, segment_ids_BL):
         """[B, C, D], [B, L, D] -> [B, L, D] float32."""
-        return spread(z_BCD.astype(jnp.float32), c) + self.residual(h_BLD)
+        return to_positions(z_BCD.astype(jnp.float32), c, segment_ids_BL) + self.residual(h_BLD)
 
     def step(self, z_BD, h_BD, start_B, p_B, last_BD):
         """One position; returns (y_BD, last_BD)."""
@@ -168,9 +179,9 @@ class AddAtStarts(nn.Module):
 
     d_model: int
 
-    def __call__(self, z_BCD, h_BLD, routing, c, segment_ids_BC):
+    def __call__(self, z_BCD, h_BLD, routing, c, segment_ids_BL):
         """[B, C, D], [B, L, D] -> [B, L, D] float32."""
-        at_start = jnp.where(c.kept_BL[..., None], spread(z_BCD.astype(jnp.float32), c), 0.0)
+        at_start = jnp.where(c.kept_BL[..., None], to_positions(z_BCD.astype(jnp.float32), c, segment_ids_BL), 0.0)
         return h_BLD.astype(jnp.float32) + at_start
 
     def step(self, z_BD, h_BD, start_B, p_B, last_BD):

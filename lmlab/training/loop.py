@@ -26,6 +26,8 @@ def train(run, directory, on_metrics=lambda step, values: None):
     directory holds another run or is in use, if the corpus has changed or lacks a split that is evaluated, or if mesh
     and batch do not fit the devices.
     """
+    if jax.process_count() > 1:
+        raise UserError("Training takes one process for now: the run directory is written by all of them otherwise.")
     mesh = make_mesh(run.mesh)
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
     if run.batch_size % rows or run.batch_size % jax.process_count():

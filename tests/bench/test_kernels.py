@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from lmlab.bench import kernels
 from lmlab.kernels.compaction import Compaction
@@ -15,8 +16,10 @@ def test_arguments_are_valid():
             assert int(c.overflow_B.sum()) == 0 and int(c.valid_BC.sum()) == c.slot_BL.size // 8
 
 
-def test_forms_agree_on_them():
-    tree, fast, reference = kernels.shapes(small=True)["its inverse"]
+@pytest.mark.parametrize("name", ["SSD", "its inverse"])
+def test_forms_agree_and_are_finite(name):
+    tree, fast, reference = kernels.shapes(small=True)[name]
     arguments = kernels.filled(tree)
     results = [kernels.with_gradient(f, arguments)(*arguments) for f in (fast, reference)]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *results)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(results))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(b).max()), *results)

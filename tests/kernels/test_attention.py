@@ -45,10 +45,6 @@ def test_blocked_equals_the_reference(L, window, packed, monkeypatch):
     assert_equal(kernels.blocked_attention, L, segments(L) if packed else None, window)
 
 
-def test_fused_equals_the_reference():
-    assert_equal(kernels.fused_attention, 17, segments(17), 5)
-
-
 def test_splash_equals_the_reference():
     def interpreted(*args):
         return kernels.splash_attention(*args, interpret=True)
@@ -74,11 +70,29 @@ def test_large_scores_stay_finite():
     assert all(jnp.all(jnp.isfinite(x)) for x in (o, *grads))
 
 
-def test_a_step_equals_the_last_row():
-    q, k, v, _ = inputs(9)
+@pytest.mark.parametrize("block", [4, 16])
+@pytest.mark.parametrize("rows", [None, [1, 0]])
+def test_a_step_equals_the_last_row(block, rows):
+    """Rows filled to different lengths, in several blocks or one, all rows or some in another order."""
+    q, k, v, _ = inputs(12)
+    lengths = np.array([9, 5])[:B]
+    slots = -(-12 // block) * block
+
+    def cache(x_BLHK, fill):
+        x_NLK = jnp.swapaxes(x_BLHK, 1, 2).reshape(B * H, 12, K)
+        x_NSK = jnp.pad(x_NLK, ((0, 0), (0, slots - 12), (0, 0)), constant_values=fill)
+        return jnp.swapaxes(x_NSK.reshape(B * H, slots // block, block, K), 0, 1)
+
+    order = np.arange(B) if rows is None else np.array(rows)
+    row_N = None if rows is None else jnp.asarray((order[:, None] * H + np.arange(H)).reshape(-1))
+    queries = jnp.stack([q[b, lengths[b] - 1] for b in order])
+    step = kernels.attention_step(queries, cache(k, 7.0), cache(v, 7.0), jnp.asarray(lengths[order]), row_N)
     o = kernels.attention_reference(q, k, v)
-    pad = ((0, 0), (0, 3), (0, 0))
-    k, v = (jnp.swapaxes(x, 1, 2).reshape(B * H, 9, K) for x in (k, v))
-    valid = jnp.broadcast_to(jnp.arange(12) < 9, (B, 12))
-    step = kernels.attention_step(q[:, -1], jnp.pad(k, pad, constant_values=7.0), jnp.pad(v, pad), valid)
-    np.testing.assert_allclose(step, o[:, -1], atol=1e-6)
+    for got, b in zip(step, order, strict=True):
+        np.testing.assert_allclose(got, o[b, lengths[b] - 1], atol=1e-6)
+
+
+def test_a_step_over_an_empty_cache_is_finite():
+    q, k, _, _ = inputs(4)
+    cache = jnp.zeros((2, B * H, 4, K))
+    assert jnp.all(jnp.isfinite(kernels.attention_step(q[:, 0], cache, cache, jnp.zeros(B, jnp.int32))))

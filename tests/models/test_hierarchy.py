@@ -145,3 +145,23 @@ def test_many_rows_step_as_the_full_forward(window, monkeypatch):
 def test_uncapped_reaches_every_stage():
     model = uncapped(build(TWO_STAGE, ((0.75, 1.5), 1.5, None)))
     assert model.backbone.capacity is None and model.backbone.inner.capacity is None
+
+
+def test_overflow_never_crosses_documents():
+    """A document whose starts find no slot reads nothing of the document before it."""
+    model = build(ONE_STAGE, (0.3, None))
+    params, L = moved(model), 48
+    tokens = np.random.default_rng(0).integers(0, 256, (1, L)).astype(np.int32)
+    segments = np.where(np.arange(L) < 36, 1, 2)[None].astype(np.int32)
+
+    def second(extra):
+        def add(next_fun, args, kwargs, context):
+            out = next_fun(*args, **kwargs)
+            return out + extra if context.method_name == "embed_tokens" else out
+
+        with nn.intercept_methods(add):
+            output = model.apply(params, tokens, segments)
+        return jnp.sum(jnp.sin(output.logits[:, 36:])), output.stages[0].overflow
+
+    gradient, overflow = jax.jit(jax.grad(second, has_aux=True))(jnp.zeros((1, L, 32)))
+    assert overflow > 0 and not np.any(gradient[:, :36]) and np.any(gradient[:, 36:])
