@@ -160,6 +160,9 @@ def _show(args):
         cells = (arm.name, f"{count_parameters(run.model):,}", f"{flops:,.0f}", f"{flops / anchor - 1:+.1%}")
         table.add_row(*cells, style=style)
     console.print(table)
+    for arm in loaded.arms:
+        if args.scale in arm.notes:
+            print(f"\n{arm.name}: {arm.notes[args.scale]}")
 
 
 def _changes(args):

@@ -36,11 +36,12 @@ class Paper:
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One row of a table: a name, how it is printed, and scale -> Run."""
+    """One row of a table: a name, how it is printed, scale -> Run, and what `lmlab show` should say of it, by scale."""
 
     name: str
     label: str
     run: Callable[[Scale], Run]
+    notes: dict[Scale, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

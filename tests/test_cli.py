@@ -2,12 +2,15 @@
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
 import pytest
 
 from lmlab.cli import main
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def run(capsys, *argv):
@@ -67,6 +70,15 @@ def test_list_and_show(capsys):
     assert code == 0 and "hnet/hnet_2stage" in out
     code, out, _ = run(capsys, "show", "hnet/hnet_1stage", "--scale", "paper")
     assert code == 0 and "679,405,312" in out and "inner/attention" in out
+    code, out, _ = run(capsys, "show", "hnet", "--scale", "paper")
+    assert code == 0 and "llamabyte: the paper's own layout" in out
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments" / "results").glob("*.json")), ids=lambda p: p.stem)
+def test_committed_results_are_printed(path, capsys):
+    name, scale = path.stem.rsplit("_", 1)
+    code, out, _ = run(capsys, "results", name, "--scale", scale)
+    assert code == 0 and "Splits: train " in out and "Measured by `lmlab table" in out
 
 
 def test_help_of_the_installed_command():

@@ -105,34 +105,6 @@ class Smooth(nn.Module):
         return 2 * self.d_model**2
 
 
-class Unsmoothed(nn.Module):
-    """`Smooth` without the average: each chunk repeated, times the straight-through confidence, plus the residual."""
-
-    d_model: int
-
-    def setup(self):
-        self.residual = ResidualProjection(self.d_model)
-
-    def __call__(self, z_BCD, h_BLD, routing, c, segment_ids_BL):
-        """[B, C, D], [B, L, D] -> [B, L, D] float32."""
-        confidence_BL = Smooth.confidence(routing.probability_BL)
-        return to_positions(z_BCD.astype(jnp.float32), c, segment_ids_BL) * confidence_BL[..., None] + self.residual(h_BLD)
-
-    def step(self, z_BD, h_BD, start_B, p_B, last_BD):
-        """One position; returns (y_BD, last_BD)."""
-        last_BD = jnp.where(start_B[:, None], z_BD, last_BD)
-        return last_BD + self.residual(h_BD), last_BD
-
-    def last(self, z_BCD, routing, c, valid_BC):
-        """Each row's last chunk."""
-        return _last_chunk(z_BCD, valid_BC)
-
-    @nn.nowrap
-    def flops(self):
-        """Per position."""
-        return 2 * self.d_model**2
-
-
 class Unconfident(Smooth):
     """`Smooth` without the straight-through factor: the router learns from the average alone."""
 
@@ -172,6 +144,16 @@ class Repeat(nn.Module):
     def flops(self):
         """Per position."""
         return 2 * self.d_model**2
+
+
+class Unsmoothed(Repeat):
+    """`Smooth` without the average: each chunk repeated, times the straight-through confidence, plus the residual."""
+
+    def __call__(self, z_BCD, h_BLD, routing, c, segment_ids_BL):
+        """[B, C, D], [B, L, D] -> [B, L, D] float32."""
+        confidence_BL = Smooth.confidence(routing.probability_BL)
+        z_BLD = to_positions(z_BCD.astype(jnp.float32), c, segment_ids_BL)
+        return z_BLD * confidence_BL[..., None] + self.residual(h_BLD)
 
 
 class AddAtStarts(nn.Module):
