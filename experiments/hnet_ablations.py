@@ -35,7 +35,7 @@ PAPER = Paper(
 
 SETUPS = {
     "smoke": Setup(StandardLibrary(4_000_000), 160_000, 4096, 256, 128, 3e-3, 20_000),
-    "small": Setup(StandardLibrary(validation=0.005, test=0.03), 1_000_000, 4096, 512, 200, 3e-3, 40_000),
+    "small": Setup(StandardLibrary(validation=0.005, test=0.015), 1_000_000, 4096, 512, 200, 3e-3, 20_000),
     # 36B tokens of FineWeb-Edu in the paper: about 166 GB; --corpus PATH reads a folder of it.
     "paper": Setup(StandardLibrary(), 166_000_000_000, 256 * 8192, 8192, 1792, 6.25e-4, 1_000_000, "bfloat16"),
 }
@@ -63,22 +63,40 @@ HYBRID = {
 }
 
 
-def hnet(layouts, chunker, pool, unpool, scale):
-    """A 1-stage H-Net of N = 6 from its parts."""
+TARGET_3 = {
+    "smoke": (["m1", ["T1"], "m1"], (64, 128), (0, 256), 4, 32, 32),
+    "small": (["m1", ["T2"], "m1"], (96, 192), (0, 384), 4, 64, 64),
+    "paper": (["m4", ["T10"], "m4"], (1024, 1536), (0, 4096), 16, 1024, 128),
+}
+TARGET_4 = {
+    "smoke": (["m1", ["T1"], "m1"], (64, 128), (0, 384), 4, 32, 32),
+    "small": (["m1", ["T3"], "m1"], (96, 192), (0, 320), 4, 64, 64),
+    "paper": (["m4", ["T14"], "m4"], (1024, 1536), (0, 4096), 16, 1024, 128),
+}
+TWO_STAGES = {
+    "smoke": (["m1", ["m1", ["T2"], "m1"], "m1"], (64, 64, 128), (0, 0, 384), 4, 32, 16),
+    "small": (["m1", ["T1m1", ["T5"], "m1T1"], "m1"], (64, 96, 192), (0, 256, 448), 4, 64, 64),
+    "paper": (["m4", ["T1m4", ["T26"], "m4T1"], "m4"], (1024, 1024, 1536), (0, 2816, 4096), 16, 1024, 128),
+}
+
+
+def hnet(layouts, chunker, pool, unpool, targets, scale):
+    """An H-Net from its parts."""
     layout, d_model, d_ff, heads, window, d_state = layouts[scale]
-    exact = ((1.5, 2.5, 4.0), None) if scale != "smoke" else 2.5  # smoke: one compilation of the inner network, not four
-    shape = dict(n_heads=heads, window=window, d_state=d_state, target=(6.0, 6.0), capacity=exact)
+    exact = (1.75, 3.0) if scale != "smoke" else 2.5  # smoke: one compilation of the inner network, not three
+    shape = dict(n_heads=heads, window=window, d_state=d_state, target=(*targets, 0.0))
+    shape["capacity"] = (exact,) * len(targets) + (None,)
     backbone = hierarchy(layout, d_model, d_ff, chunker=chunker, pool=pool, unpool=unpool, **shape)
-    return SETUPS[scale].run(LanguageModel(256, backbone), hnet_multipliers((6.0,), d_model))
+    return SETUPS[scale].run(LanguageModel(256, backbone), hnet_multipliers(targets, d_model))
 
 
-def arm(name, label, layouts=BASE, chunker=LearnedChunker, pool=Select, unpool=Smooth):
+def arm(name, label, layouts=BASE, chunker=LearnedChunker, pool=Select, unpool=Smooth, targets=(6.0,)):
     """An Arm that differs from `base` in what is named."""
-    return Arm(name, label, partial(hnet, layouts, chunker, pool, unpool))
+    return Arm(name, label, partial(hnet, layouts, chunker, pool, unpool, targets))
 
 
 ARMS = (
-    arm("base", "H-Net (1-stage)"),
+    arm("base", "H-Net (1-stage, N = 6)"),
     arm("no_smoothing", "chunks repeated, not smoothed", unpool=Unsmoothed),
     arm("no_straight_through", "no straight-through factor", unpool=Unconfident),
     arm("no_ratio_loss", "no ratio loss", chunker=partial(LearnedChunker, ratio_weight=0.0)),
@@ -88,15 +106,19 @@ ARMS = (
     arm("mlp_outside", "Mamba-2 with MLP outside", MLP),
     arm("attention_outside", "attention outside", ATTENTION),
     arm("hybrid_main", "Mamba-2 and attention inside", HYBRID),
+    arm("target_3", "N = 3", TARGET_3, targets=(3.0,)),
+    arm("target_4", "N = 4", TARGET_4, targets=(4.0,)),
+    arm("two_stages", "two stages, N = 3 and 3", TWO_STAGES, targets=(3.0, 3.0)),
 )
 
 TABLE = Table(
     name="ablations",
     title="What of the 1-stage H-Net matters",
-    arms=tuple(arm.name for arm in ARMS),
+    arms=tuple(arm.name for arm in ARMS[:10]),
     measured=(
         Column("mflops_per_byte", "MFLOPs", "per byte, measured chunks", None, 3),
         Column("bytes_per_chunk", "Chunk", "bytes", None, 2),
+        Column("computed", "Computed", "training FLOPs over planned", None, 2),
         Column("stage0/at_words", "At words", "share of starts", None, 2),
         Column("stage0/words_found", "Words found", "share of words", None, 2),
         Column("validation_bpb", "Validation", "bits per byte", "lower", 3),
@@ -106,4 +128,22 @@ TABLE = Table(
     note="The paper shows curves for these ablations and prints no numbers.",
 )
 
-EXPERIMENT = Experiment(paper=PAPER, scales=("smoke", "small", "paper"), arms=ARMS, tables=(TABLE,), anchor="base")
+TARGETS = Table(
+    name="targets",
+    title="Does the router reach its target?",
+    arms=("target_3", "target_4", "base", "two_stages"),
+    measured=(
+        Column("bytes_per_chunk", "Chunk", "bytes, innermost", None, 2),
+        Column("stage0/F", "F", "share of starts, outer, at the end", None, 2),
+        Column("stage0/G", "G", "mean probability, outer, at the end", None, 2),
+        Column("stage1/F", "F", "inner", None, 2),
+        Column("stage1/G", "G", "inner", None, 2),
+        Column("computed", "Computed", "training FLOPs over planned", None, 2),
+        Column("bpb", "Test", "bits per byte", "lower", 3),
+    ),
+    note="The ratio loss asks for F = G = 1/N. The paper prints no such table.",
+)
+
+EXPERIMENT = Experiment(
+    paper=PAPER, scales=("smoke", "small", "paper"), arms=ARMS, tables=(TABLE, TARGETS), anchor="base"
+)

@@ -41,10 +41,12 @@ def run_arm(run, directory, arm, on_metrics=lambda step, values: None):
     nominal = 1.0 / run.tokenizer.bytes_per_token
     metrics |= {
         "validation_bpb": evaluations[-1]["bpb"],
+        "computed": last["computed_flops"] / last["flops"],
         "bytes_per_second": float(np.median([line["bytes_per_second"] for line in train_lines])),
     }
     if "bytes_per_token" in metrics:
         metrics["mflops_per_byte"] = measured_flops_per_byte(run, metrics) / 1e6
+    metrics |= {k: v for k, v in last.items() if k.endswith(("/F", "/G", "/overflow", "/filled"))}
     passages = look(run, params, data)
     result = {
         "arm": arm,

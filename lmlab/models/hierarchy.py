@@ -31,11 +31,13 @@ class Stage(NamedTuple):
 class Hierarchy(nn.Module):
     """[B, L, D] -> [B, L, D] through chunks.
 
-    `capacity` is the number of chunk slots as a multiple of the nominal number, positions / `positions_per_chunk`.
+    `capacity` is the number of chunk slots as a multiple of the nominal number, bytes / `positions_per_chunk` of this
+    stage and of those outside.
     One number: fixed. A start without a slot joins the chunk before it and is counted in `Stage.overflow`.
     Several, rising: exact. The smallest that holds the fullest row of the whole batch is chosen in every
-    step, or one slot per position where none does; nothing ever overflows. Backward, the chosen branch is computed
-    again, since a differentiated switch would keep the residuals of every branch.
+    step, or one slot per position where none does; nothing ever overflows. A differentiated switch keeps the residuals
+    of all its branches, so that only the smallest, which a settled router should need, has its own kept; the others
+    are computed again backward.
     None: a slot for every position.
     """
 
@@ -64,21 +66,24 @@ class Hierarchy(nn.Module):
             return x
         return jnp.concatenate([x, jnp.broadcast_to(self.widen, (*x.shape[:-1], extra)).astype(x.dtype)], -1)
 
-    def slots(self, length):
-        """Static numbers of chunk slots for `length` positions, rising; exact if the last is `length`."""
+    def slots(self, length, nominal=None):
+        """Static numbers of chunk slots for `length` positions, rising; exact if the last is `length`.
+
+        `nominal`: how many of the positions are planned to be filled; None: all.
+        """
         if self.capacity is None:
             return (length,)
         factors = self.capacity if isinstance(self.capacity, tuple) else (self.capacity,)
-        nominal = length / self.chunker.positions_per_chunk
-        counts = [min(length, -(-math.ceil(nominal * factor) // 8) * 8) for factor in factors]
+        chunks = (nominal or length) / self.chunker.positions_per_chunk
+        counts = [min(length, -(-math.ceil(chunks * factor) // 8) * 8) for factor in factors]
         return tuple(sorted({*counts, length} if isinstance(self.capacity, tuple) else counts))
 
-    def _through_chunks(self, slots, h_BLD, tokens_BL, segment_ids_BL, routing):
+    def _through_chunks(self, slots, nominal, h_BLD, tokens_BL, segment_ids_BL, routing):
         """What the decoder reads, the inner stages at this stage's positions, and the number of lost starts."""
         c = compact(routing.start_BL, slots)
         segment_ids_BC = gather(segment_ids_BL, c)
         z_BCE, inner = self.inner(
-            self._widen(self.pool(h_BLD, c, segment_ids_BL)), gather(tokens_BL, c), segment_ids_BC
+            self._widen(self.pool(h_BLD, c, segment_ids_BL)), gather(tokens_BL, c), segment_ids_BC, nominal
         )
         y_BLD = self.unpool(z_BCE[..., : self.d_model], h_BLD, routing, c, segment_ids_BL)
         slot_BL = jnp.minimum(c.slot_BL, slots - 1)
@@ -87,20 +92,19 @@ class Hierarchy(nn.Module):
         )
         return y_BLD, outward, jnp.sum(c.overflow_B), jnp.asarray(slots * len(h_BLD), jnp.int32)
 
-    def __call__(self, x_BLD, tokens_BL, segment_ids_BL):
-        """Returns (y_BLD, stages), the stages from the outside in."""
+    def __call__(self, x_BLD, tokens_BL, segment_ids_BL, nominal=None):
+        """Returns (y_BLD, stages), the stages from the outside in. `nominal`: see `slots`."""
         h_BLD, _ = self.encoder(x_BLD, tokens_BL, segment_ids_BL)
         routing = self.chunker(h_BLD, tokens_BL, segment_ids_BL)
-        slots = self.slots(x_BLD.shape[1])
+        slots = self.slots(x_BLD.shape[1], nominal)
+        chunks = (nominal or x_BLD.shape[1]) / self.chunker.positions_per_chunk
         operands = (h_BLD, tokens_BL, segment_ids_BL, routing)
         if len(slots) == 1 or self.is_initializing():
-            y_BLD, outward, overflow, computed = self._through_chunks(slots[-1], *operands)
+            y_BLD, outward, overflow, computed = self._through_chunks(slots[-1], chunks, *operands)
         else:
+            branches = [lambda mdl, *operands, n=n: mdl._through_chunks(n, chunks, *operands) for n in slots]
+            branches[1:] = [nn.remat(branch, prevent_cse=False) for branch in branches[1:]]
             needed = jnp.max(jnp.sum(routing.start_BL, axis=1))
-            branches = [
-                nn.remat(lambda mdl, *operands, n=n: mdl._through_chunks(n, *operands), prevent_cse=False)
-                for n in slots
-            ]
             choice = jnp.sum(needed > jnp.array(slots[:-1]))
             y_BLD, outward, overflow, computed = nn.switch(choice, branches, self, *operands)
         y_BLD, _ = self.decoder(y_BLD, tokens_BL, segment_ids_BL)

@@ -89,8 +89,8 @@ class Stack(nn.Module):
         self.layers = [self._block(letter) for letter in parse_layout(self.layout)]
         self.norm = RMSNorm(self.d_model)
 
-    def __call__(self, x_BLD, tokens_BL, segment_ids_BL):
-        """Returns (y_BLD, stages); a stack has no stages, and looks at no tokens."""
+    def __call__(self, x_BLD, tokens_BL, segment_ids_BL, nominal=None):
+        """Returns (y_BLD, stages); a stack has no stages, looks at no tokens and has no capacity to plan."""
         x_BLD = x_BLD.astype(jnp.float32)
         for layer in self.layers:
             x_BLD = layer(x_BLD, segment_ids_BL)

@@ -49,7 +49,10 @@ def _train(run, directory, data, mesh, on_metrics):
         data.windows("train"), run.batch_size, run.seed, jax.process_index(), jax.process_count()
     )
     validate = BitsPerByte("validation")
-    flops_per_token = 3 * sum(run.model.flops(run.length).values())  # backward = 2 x forward
+
+    def flops_per_step(ratios=()):
+        """Backward = 2 x forward; chunks as planned, or at `ratios`."""
+        return 3 * sum(run.model.flops(run.length, ratios).values()) * run.batch_size * run.length
 
     with checkpoints.checkpointer(os.path.join(os.path.abspath(directory), "checkpoints")) as saved:
         start = checkpoints.latest_step(saved)
@@ -71,7 +74,7 @@ def _train(run, directory, data, mesh, on_metrics):
             totals.add(jax.device_get(metrics))
             if step % run.log_every and step != run.steps:
                 return
-            values = totals.values(step, clock.seconds(), flops_per_token * run.batch_size * run.length)
+            values = totals.values(step, clock.seconds(), run.batch_size * run.length, flops_per_step)
             values["learning_rate"] = run.optimizer.learning_rate_at(step - 1, run.steps)
             for name in ("loss", "grad_norm"):
                 if not math.isfinite(values[name]):
@@ -134,7 +137,7 @@ class Totals:
 
     def __init__(self, directory, start):
         last = _last_line(directory, start)
-        self.last = {"bytes": last.get("bytes", 0), "seconds": last.get("seconds", 0.0), "flops": last.get("flops", 0)}
+        self.last = {name: last.get(name, 0) for name in ("bytes", "seconds", "flops", "computed_flops")}
         self._sums, self._steps = {}, 0
 
     def add(self, metrics):
@@ -143,12 +146,16 @@ class Totals:
             self._sums[name] = self._sums.get(name, 0.0) + float(value)
         self._steps += 1
 
-    def values(self, step, seconds, flops_per_step):
-        """The logged line of the steps since the last one."""
+    def values(self, step, seconds, positions, flops_per_step):
+        """The logged line of the steps since the last one, each of `positions` tokens.
+
+        `flops`: at the planned number of chunks; `computed_flops`: of all slots, filled or not, without what is
+        computed again backward.
+        """
         s, n = self._sums, self._steps
         values = {
             "bytes": self.last["bytes"] + int(s["target_bytes"]),
-            "flops": flops_per_step * step,
+            "flops": flops_per_step() * step,
             "seconds": round(seconds, 3),
             "loss": s["loss"] / n,
             "bpb": s["nats"] / (math.log(2) * max(1.0, s["target_bytes"])),
@@ -157,17 +164,20 @@ class Totals:
         }
         parts = [name.removeprefix("grad_square/") for name in s if name.startswith("grad_square/")]
         values |= {f"grad_norm/{part}": math.sqrt(s[f"grad_square/{part}"] / n) for part in parts}
-        stage = 0
+        stage, ratios, before = 0, [], n * positions
         while f"stage{stage}/starts" in s:
             p = f"stage{stage}/"
-            positions = max(1.0, s[p + "positions"])
-            values[p + "F"] = s[p + "starts"] / positions
-            values[p + "G"] = s[p + "probability"] / positions
+            seen = max(1.0, s[p + "positions"])
+            values[p + "F"] = s[p + "starts"] / seen
+            values[p + "G"] = s[p + "probability"] / seen
             values[p + "bytes_per_chunk"] = s["target_bytes"] / max(1.0, s[p + "starts"])
             values[p + "overflow"] = s[p + "overflow"] / max(1.0, s[p + "starts"])
             values[p + "filled"] = (s[p + "starts"] - s[p + "overflow"]) / max(1.0, s[p + "slots"])
+            ratios.append(before / s[p + "slots"])
+            before = s[p + "slots"]
             stage += 1
-        self.last = {k: values[k] for k in ("bytes", "seconds", "flops")}
+        values["computed_flops"] = self.last["computed_flops"] + n * flops_per_step(tuple(ratios))
+        self.last = {name: values[name] for name in self.last}
         self._sums, self._steps = {}, 0
         return values
 

@@ -72,10 +72,18 @@ def test_exact_equals_full_whichever_capacity_is_chosen(shape):
     assert chosen == [2 * n for n in exact.backbone.slots(L)] and chosen[0] < chosen[1]
 
 
-def test_exact_keeps_the_residuals_of_no_branch():
-    """Temporary memory of the gradient stays near that of one rematerialised branch, far from the sum of all."""
+def test_capacities_are_of_bytes_at_every_stage():
+    """A capacity of 2 outside does not double what a capacity of 2 inside means."""
+    model, L = build(TWO_STAGE, (2.0, 2.0, None)), 144
+    tokens = np.random.default_rng(0).integers(0, 256, (2, L)).astype(np.int32)
+    stages = jax.jit(model.apply)(moved(model), tokens).stages
+    assert [int(s.slots) for s in stages] == [2 * 2 * L // 3, 2 * 2 * L // 9]
+
+
+def test_exact_keeps_the_residuals_of_the_smallest_branch_only():
+    """Temporary memory of the gradient stays near that of one full branch, far from the sum of all."""
     wide = dict(layout=["t1", ["T3"], "t1"], d_model=(32, 64), d_ff=(0, 256))
-    shares = (2.4, 2.7)
+    shares = (0.3, 2.4, 2.7)
     batch = batch_of(np.zeros((4, 256), np.int32))
 
     def temporaries(model):
