@@ -92,17 +92,22 @@ class StandardLibrary:
 class Files:
     """A file, or every file below a folder but the hidden ones.
 
-    .jsonl has one document per line in the field `text`, .parquet one per row in the column `text`; any other file
-    is one document. A further .gz is unpacked.
+    .jsonl has one document per line in the field `text`, .parquet one per row in the column `text`, .fa and .fasta one
+    per sequence, its bases in upper case; any other file is one document. A further .gz is unpacked.
+    `cut`: make documents of at most so many bytes, of books or genomes that are too few to be split otherwise.
     """
 
     path: str
     validation: float = 0.05  # share of documents
     test: float = 0.05
+    cut: int | None = None
 
     def documents(self):
         """Yields every distinct document once; UserError for what cannot be read."""
-        yield from unique(self._all())
+        if self.cut is not None and self.cut < 4:
+            raise UserError(f"corpus.cut is {self.cut}; a document has at least 4 bytes, a whole UTF-8 character.")
+        documents = self._all()
+        yield from unique(documents if self.cut is None else _cut(documents, self.cut))
 
     def _paths(self):
         return _walk(self.path) if os.path.isdir(self.path) else [self.path]
@@ -123,7 +128,20 @@ class Files:
             if os.path.exists(path):
                 status = os.stat(path)
                 h.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-        return f"files-{h.hexdigest()[:16]}"
+        return f"files-{h.hexdigest()[:16]}" + (f"-{self.cut}" if self.cut else "")
+
+
+def _cut(documents, size):
+    """Documents of at most `size` bytes: cut behind the last line end that fits, or else between two characters."""
+    for document in documents:
+        data, start = document.data, 0
+        while start < len(data):
+            end = start + size
+            if end < len(data):
+                line = data.rfind(b"\n", start, end) + 1
+                end = line or next((e for e in range(end, end - 4, -1) if data[e] & 0xC0 != 0x80), end)
+            yield document._replace(name=f"{document.name}@{start}", data=data[start:end])
+            start = end
 
 
 PACKED = (".zst", ".bz2", ".xz", ".zip", ".7z", ".tar", ".tgz", ".lz4", ".br")  # that are not read
@@ -142,8 +160,20 @@ def _read(path):
         elif name.endswith(".parquet"):
             for i, row in enumerate(_parquet_rows(f)):
                 yield Document(f"{path}:{i}", _text(row, f"row {i}"))
+        elif name.endswith((".fa", ".fasta")):
+            yield from _sequences(path, f.read())
         else:
             yield Document(path, f.read())
+
+
+def _sequences(path, data):
+    """The records of a FASTA file: ">" and a name, then lines of bases."""
+    before, *records = data.split(b">")
+    if before.strip() or not records:
+        raise ValueError("a FASTA file begins with >")
+    for record in records:
+        name, _, lines = record.partition(b"\n")
+        yield Document(f"{path}:{name.decode('ascii', 'replace').strip()}", b"".join(lines.split()).upper())
 
 
 def _text(record, where):

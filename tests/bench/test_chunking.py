@@ -17,3 +17,8 @@ def test_the_parts_alone_are_measured():
     measure = chunking.chunking_of(run)
     seconds = [measure(seed) for seed in range(2)]
     assert all(np.isfinite(seconds)) and min(seconds) > 0
+
+
+def test_settled_runs_have_one_capacity_at_every_stage():
+    backbone = chunking.settled(load("hnet").resolve("hnet_2stage", "small")).model.backbone
+    assert backbone.slots(512) == (304,) and backbone.inner.slots(304, 512 / 3) == (104,)

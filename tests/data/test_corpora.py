@@ -86,6 +86,28 @@ def test_what_cannot_be_read_is_named_in_one_sentence(tmp_path, name, content):
         contents(Files(str(tmp_path)))
 
 
+def test_fasta_is_bases_alone(tmp_path):
+    (tmp_path / "a.fa").write_bytes(b">one first\nACGT\nacgn\n>two\r\nTTTT\r\n")
+    (tmp_path / "b.fasta.gz").write_bytes(gzip.compress(b">three\nGG"))
+    assert contents(Files(str(tmp_path))) == [b"ACGTACGN", b"TTTT", b"GG"]
+    (tmp_path / "a.fa").write_bytes(b"ACGT\n")
+    with pytest.raises(UserError, match="a.fa: ValueError: a FASTA file begins with >"):
+        contents(Files(str(tmp_path)))
+
+
+def test_cut_documents_lose_nothing_and_keep_lines_and_characters(tmp_path):
+    lines, wide = b"".join(b"%03d line\n" % i for i in range(100)), "".join(f"{chr(0x4e00 + i)}\u00e9\U0001f600" for i in range(50)).encode()
+    (tmp_path / "lines.txt").write_bytes(lines)
+    (tmp_path / "wide.txt").write_bytes(wide)
+    pieces = contents(Files(str(tmp_path), cut=50))
+    assert b"".join(pieces) == lines + wide and max(map(len, pieces)) <= 50
+    assert all(p.endswith(b"\n") for p in pieces[:20])
+    [p.decode() for p in pieces]
+    assert Files(str(tmp_path), cut=50).fingerprint() != Files(str(tmp_path)).fingerprint()
+    with pytest.raises(UserError, match="corpus.cut is 3"):
+        contents(Files(str(tmp_path), cut=3))
+
+
 def test_folder_without_text_is_an_empty_corpus(tmp_path):
     (tmp_path / "empty.txt").touch()
     (tmp_path / "empty.jsonl").touch()
