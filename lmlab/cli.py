@@ -83,6 +83,14 @@ def _parser():
     at_scale(sub)
     sub.add_argument("--verify", action="store_true", help="check every file against its SHA-256")
 
+    sub = command("compile", _compile, "compile an arm's training step for TPUs that are not here: does it fit, how fast?")
+    sub.add_argument("name", help="paper/arm, or paper for all of its arms")
+    at_scale(sub)
+    sub.set_defaults(scale="paper")
+    sub.add_argument("--topology", default="v5p:4x4x4", help="generation and shape of a slice (default: v5p:4x4x4)")
+    sub.add_argument("--slices", type=int, default=1, help="slices, joined by the data center's network (default: 1)")
+    sub.add_argument("--markdown", metavar="FILE", help="also append a table row per arm to FILE")
+
     sub = command("bench", _bench, "measure speed on this machine, beside what a user would pick instead")
     sub.add_argument("what", choices=["train", "decode", "chunking", "kernels"])
     sub.add_argument("--repeats", type=int, default=5)
@@ -348,6 +356,27 @@ def _data(args):
             f"{name:<12} {split['documents']:>8,} documents {split['source_bytes']:>14,} bytes "
             f"{split['tokens']:>14,} tokens  {split['source_bytes'] / split['tokens']:.3f} bytes per token"
         )
+
+
+def _compile(args):
+    from lmlab import experiment
+    from lmlab.compile import HEADER, fit, row
+
+    if "/" in args.name:
+        found, arm = experiment.find(args.name)
+        arms = [arm]
+    else:
+        found = experiment.load(args.name)
+        arms = [arm.name for arm in found.arms]
+    if args.markdown and not os.path.exists(args.markdown):
+        with open(args.markdown, "w", encoding="utf-8") as f:
+            print(HEADER, file=f)
+    for arm in arms:
+        print(f"{found.name}/{arm} at {args.scale}", flush=True)
+        changed, run, compiled = fit(found.resolve(arm, args.scale, args.set, None, args.corpus), args.topology, args.slices)
+        if args.markdown:
+            with open(args.markdown, "a", encoding="utf-8") as f:
+                print(row(f"{found.name}/{arm}", changed, run, compiled), file=f)
 
 
 def _bench(args):

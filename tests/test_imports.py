@@ -19,7 +19,7 @@ ORDER = [
     {"training"},
     {"report", "comparison"},
     {"runner"},
-    {"convert", "experiment"},
+    {"convert", "experiment", "compile"},
     {"bench"},
     {"cli"},
 ]

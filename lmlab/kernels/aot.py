@@ -12,7 +12,6 @@ import functools
 import importlib
 import importlib.util
 import json
-import math
 import os
 import pathlib
 import pickle
@@ -23,6 +22,7 @@ import tempfile
 import time
 
 from lmlab.errors import UserError
+from lmlab.kernels.hlo import read
 
 TOPOLOGIES = ("v5e:2x2", "v5p:2x2x1", "v6e:2x2")  # the ones that the tests compile for; libtpu knows more
 
@@ -89,8 +89,6 @@ def compile_for_tpu(function, shapes, topology="v5e:2x2", gradient=False, option
 
 def compile_each(programs, bundles=False, timeout=600):
     """`compile_for_tpu` of each (function, shapes[, topology[, gradient[, options]]]), in one child process."""
-    if not available():
-        raise UserError("compiling for TPUs needs libtpu: pip install 'lmlab[tpu]'")
     import jax
 
     payload = []
@@ -98,22 +96,36 @@ def compile_each(programs, bundles=False, timeout=600):
         topology, gradient, options = (*rest, *("v5e:2x2", False, None)[len(rest) :])
         leaves = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), tuple(shapes))
         payload.append((function, leaves, topology, gradient, options or {}))
+    reports = in_child("lmlab.kernels.aot", payload, bundles, timeout)
+    return [Report(**r | {"kernels": tuple(_kernel(**k) for k in r["kernels"])}) for r in reports]
+
+
+def in_child(module, payload, bundles=False, timeout=600):
+    """Run `module` as a program that can compile for TPUs: it reads `payload`, pickled, from its standard input and
+    leaves reports.json, which is returned, in the folder that it is given.
+
+    Errors as of `compile_for_tpu`.
+    """
+    if not available():
+        raise UserError("compiling for TPUs needs libtpu: pip install 'lmlab[tpu]'")
     with tempfile.TemporaryDirectory() as folder, _alone():
         environment = os.environ | _ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
         if bundles:
             flags = f"--xla_jf_dump_to={folder}/dump --xla_jf_dump_llo_text=true"
             environment["LIBTPU_INIT_ARGS"] = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {flags}"
-        command = [sys.executable, "-m", "lmlab.kernels.aot", folder]
         try:
             child = subprocess.run(
-                command, input=pickle.dumps(payload), capture_output=True, env=environment, timeout=timeout
+                [sys.executable, "-m", module, folder],
+                input=pickle.dumps(payload),
+                capture_output=True,
+                env=environment,
+                timeout=timeout,
             )
         except subprocess.TimeoutExpired as error:
             raise TimeoutError(f"compiling for TPUs took more than {timeout} s") from error
         if child.returncode:
             raise RuntimeError(f"compiling for a TPU failed:\n{child.stderr.decode(errors='replace')[-4000:]}")
-        reports = json.loads(pathlib.Path(folder, "reports.json").read_text())
-    return [Report(**r | {"kernels": tuple(_kernel(**k) for k in r["kernels"])}) for r in reports]
+        return json.loads(pathlib.Path(folder, "reports.json").read_text())
 
 
 def _kernel(bundles, **fields):
@@ -125,142 +137,6 @@ def _alone():
     with open(os.path.join(tempfile.gettempdir(), f"lmlab-libtpu-{os.getuid()}.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-# HLO text
-
-
-@dataclasses.dataclass(frozen=True)
-class _Instruction:
-    name: str
-    shape: str
-    opcode: str
-    operands: list[str]
-    rest: str  # what follows the operands
-    text: str  # between the operands' parentheses
-    root: bool
-
-
-def _group(text, start):
-    """The end of the parenthesis that opens at `start`."""
-    depth = 0
-    for end in range(start, len(text)):
-        depth += (text[end] == "(") - (text[end] == ")")
-        if not depth:
-            return end + 1
-    raise ValueError(f"unbalanced: {text[start:start + 80]}")
-
-
-def _computations(hlo):
-    """{computation: [instruction]} and the entry's name."""
-    computations, entry, body = {}, None, None
-    for line in hlo.splitlines():
-        if head := re.match(r"(ENTRY )?%([\w.\-<>]+) \(.*\{$", line):
-            body = computations[head[2]] = []
-            entry = head[2] if head[1] else entry
-        elif body is not None and (match := re.match(r"\s+(ROOT )?%([\w.\-<>]+) = ", line)):
-            start = match.end()
-            stop = _group(line, start) if line[start] == "(" else line.index(" ", start)
-            opened = line.index("(", stop)
-            closed = _group(line, opened)
-            inner = line[opened + 1 : closed - 1]
-            operands = re.findall(r"%([\w.\-<>]+)", inner)
-            opcode = line[stop:opened].strip()
-            body.append(
-                _Instruction(match[2], line[start:stop], opcode, operands, line[closed:], inner, bool(match[1]))
-            )
-    return computations, entry
-
-
-def shape_bytes(text):
-    """(bytes in HBM, bytes elsewhere) of an HLO shape, e.g. "bf16[2,9]{1,0:T(8,128)(2,1)}", padded to its tiles.
-
-    Tuples add up. `S(n)` in a layout names another memory than HBM.
-    """
-    sizes = [0, 0]
-    for kind, dims, layout in re.findall(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?", text):
-        bits = 8 if kind == "pred" else int(re.search(r"\d+", kind)[0])
-        dims = [int(d) for d in dims.split(",") if d]
-        order, _, tiles = layout.partition(":")
-        if minor_to_major := [int(d) for d in order.split(",") if d]:
-            dims = [dims[d] for d in reversed(minor_to_major)]
-        if tile := re.search(r"T\(([\d,]+)\)", tiles):
-            for i, size in enumerate(reversed([int(d) for d in tile[1].split(",")]), 1):
-                if i <= len(dims):
-                    dims[-i] = -(-dims[-i] // size) * size
-        sizes["S(" in tiles] += math.prod(dims) * bits // 8
-    return tuple(sizes)
-
-
-def _trip_count(loop, computations, names):
-    """The trips of a `while`: what XLA states, or the bound of a counter that starts at a constant and steps by 1."""
-    if stated := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
-        return int(stated[1])
-    start = names.get(loop.operands[0])
-
-    def constant(name, follow=True):
-        """The constant behind a name; of an element of the loop's tuple, its first value."""
-        while (at := names.get(name)) is not None:
-            if at.opcode == "constant":
-                return int(at.text) if re.fullmatch(r"-?\d+", at.text) else None
-            if at.opcode == "get-tuple-element" and follow and start is not None and start.opcode == "tuple":
-                name, follow = start.operands[int(re.search(r"index=(\d+)", at.rest)[1])], False
-            elif at.opcode in ("copy", "bitcast"):
-                name = at.operands[0]
-            else:
-                return None
-        return None
-
-    body = computations[re.search(r"body=%([\w.\-<>]+)", loop.rest)[1]]
-    test = next(i for i in computations[re.search(r"condition=%([\w.\-<>]+)", loop.rest)[1]] if i.root)
-    if test.opcode != "compare" or "direction=LT" not in test.rest:
-        return None
-    counter = names[test.operands[0]]
-    if counter.opcode != "get-tuple-element":
-        return None
-    first, bound = constant(counter.name), constant(test.operands[1])
-    new = next(i for i in body if i.root)
-    step = names[new.operands[int(re.search(r"index=(\d+)", counter.rest)[1])]] if new.opcode == "tuple" else None
-    if first is None or bound is None or step is None or step.opcode != "add" or constant(step.operands[1]) != 1:
-        return None
-    return max(bound - first, 0)
-
-
-def read_hlo(hlo):
-    """(cycles, unknown loops, [(name, calls, hbm bytes, vmem bytes)] of the kernels) of compiled HLO text.
-
-    Of a conditional's branches the costliest counts for the cycles, and every one for the kernels.
-    """
-    computations, entry = _computations(hlo)
-    names = {i.name: i for body in computations.values() for i in body}
-    kernels, unknown = [], []
-
-    def visit(name, times):
-        cycles = 0
-        for i in computations[name]:
-            estimate = re.search(r'"estimated_cycles":"(\d+)"', i.rest)
-            called = re.findall(r"(?:calls|to_apply|body|condition)=%([\w.\-<>]+)", i.rest)
-            if i.opcode == "while":
-                trips = _trip_count(i, computations, names)
-                if trips is None:
-                    unknown.append(i.name)
-                trips = 1 if trips is None else trips
-                cycles += trips * sum(visit(c, times * trips) for c in called)
-            elif i.opcode == "conditional":
-                branches = re.search(r"branch_computations=\{([^}]*)\}", i.rest)
-                called = re.findall(r"(?:true|false)_computation=%([\w.\-<>]+)", i.rest)
-                called = re.findall(r"%([\w.\-<>]+)", branches[1]) if branches else called
-                cycles += max(visit(c, times) for c in called)
-            elif i.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in i.rest:
-                sizes = [shape_bytes(i.shape), *(shape_bytes(names[o].shape) for o in i.operands)]
-                kernels.append((i.name, times, *(sum(s) for s in zip(*sizes, strict=True))))
-            elif estimate:
-                cycles += int(estimate[1])
-            elif i.opcode in ("call", "async-start"):
-                cycles += sum(visit(c, times) for c in called)
-        return cycles
-
-    return visit(entry, 1), len(unknown), kernels
 
 
 # The child process
@@ -316,7 +192,7 @@ def _compile(folder, function, shapes, topology, gradient, options):
     compiled = jax.jit(program).trace(*shapes).lower().compile()
     seconds = time.monotonic() - began
     memory, hlo = compiled.memory_analysis(), compiled.as_text()
-    cycles, unknown_loops, kernels = read_hlo(hlo)
+    said = read(hlo)
     report = Report(
         function=function,
         topology=topology,
@@ -324,9 +200,11 @@ def _compile(folder, function, shapes, topology, gradient, options):
         output_bytes=memory.output_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
         flops=compiled.cost_analysis().get("flops", 0.0),
-        cycles=cycles,
-        unknown_loops=unknown_loops,
-        kernels=tuple(Kernel(*k, bundles=_bundles(folder / "dump", k[0])) for k in kernels),
+        cycles=said.cycles,
+        unknown_loops=said.unknown_loops,
+        kernels=tuple(
+            Kernel(k.name, k.calls, k.hbm_bytes, k.vmem_bytes, _bundles(folder / "dump", k.name)) for k in said.kernels
+        ),
         seconds=seconds,
         hlo=hlo,
     )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 # Queries at a time. 128 wastes less above the diagonal but copies more: a step took 1.15 times the CPU time.
 BLOCK = 256
+SPLASH_BLOCK = 512  # queries and keys at a time on a TPU; a multiple of 128
 MASKED = -1e30  # finite, so that a row with nothing to see (padding) stays finite
 
 
@@ -96,10 +97,18 @@ def splash_attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window, interpret=F
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     B, L, H, K = q_BLHK.shape
-    pad = -L % BLOCK
+    block = min(SPLASH_BLOCK, -(-L // 128) * 128)
+    pad = -L % block
     shape = (L + pad, L + pad)
     mask = splash.CausalMask(shape) if window is None else splash.LocalMask(shape, (window - 1, 0), 0)
-    kernel = splash.make_splash_mha_single_device(splash.MultiHeadMask([mask] * H), interpret=interpret)
+    sizes = splash.BlockSizes(**dict.fromkeys(
+        ["block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute", "block_q_dq",
+         "block_kv_dq"],
+        block,
+    ))
+    kernel = splash.make_splash_mha_single_device(
+        splash.MultiHeadMask([mask] * H), block_sizes=sizes, interpret=interpret
+    )
     ids_BL = jnp.zeros((B, L), jnp.int32) if segment_ids_BL is None else segment_ids_BL
     ids_BL = jnp.pad(ids_BL, ((0, 0), (0, pad)), constant_values=-1)
     q, k, v = (
@@ -107,14 +116,6 @@ def splash_attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window, interpret=F
     )
     o_BHLK = jax.vmap(kernel)(q, k, v, splash.SegmentIds(ids_BL, ids_BL))
     return jnp.swapaxes(o_BHLK, 1, 2)[:, :L]
-
-
-def attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL=None, window=None):
-    """`attention_reference`, fast on the default backend: splash attention on a TPU, else in blocks. XLA cannot partition
-    splash attention's kernel, so several TPUs take blocks too; so do GPUs, where `jax.nn.dot_product_attention` takes the
-    dense form for packed documents."""
-    single_tpu = jax.default_backend() == "tpu" and jax.device_count() == 1
-    return (splash_attention if single_tpu else blocked_attention)(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window)
 
 
 def attention_step(q_BHK, k_ZNQK, v_ZNQK, filled_B, row_N=None):

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmlab.errors import UserError
-from lmlab.kernels.attention import attention, attention_step
+from lmlab.kernels.attention import attention_step
+from lmlab.kernels.dispatch import attention
 from lmlab.kernels.elementwise import linear
 from lmlab.models.cache import put, take
 from lmlab.models.layers import normal, parameter

@@ -11,7 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lmlab.kernels.compaction import compact, gather
+from lmlab.kernels.compaction import compact
+from lmlab.kernels.dispatch import gather
 from lmlab.models.cache import put, take
 from lmlab.models.layers import parameter
 
@@ -208,3 +209,13 @@ def uncapped(model):
     if hasattr(model, "backbone"):
         return model.clone(backbone=uncapped(model.backbone))
     return model
+
+
+def rematerialised(model):
+    """The same model whose blocks are computed again backward: only what enters a block is kept."""
+    if isinstance(model, Hierarchy):
+        parts = {name: rematerialised(getattr(model, name)) for name in ("encoder", "inner", "decoder")}
+        return model.clone(**parts)
+    if hasattr(model, "backbone"):
+        return model.clone(backbone=rematerialised(model.backbone))
+    return model.clone(remat=True)

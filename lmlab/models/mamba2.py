@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 
 from lmlab.kernels.convolution import causal_conv, causal_conv_state, causal_conv_step
+from lmlab.kernels.dispatch import ssd
 from lmlab.kernels.elementwise import linear, rms_norm
-from lmlab.kernels.ssd import ssd, ssd_step
+from lmlab.kernels.ssd import ssd_step
 from lmlab.models.cache import put, take
 from lmlab.models.layers import normal, parameter
 

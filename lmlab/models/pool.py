@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lmlab.kernels.compaction import gather, span_sums
+from lmlab.kernels.compaction import span_sums
+from lmlab.kernels.dispatch import gather
 from lmlab.models.layers import normal, parameter
 
 

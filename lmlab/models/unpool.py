@@ -8,8 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lmlab.kernels.compaction import gather, spread
-from lmlab.kernels.scan import linear_scan
+from lmlab.kernels.dispatch import gather, linear_scan, spread
 from lmlab.models.layers import parameter
 
 P_MIN = 1e-4  # of a chunk's probability in the smoothing, as in the released code

@@ -14,7 +14,7 @@ from lmlab.evaluation.bits_per_byte import BitsPerByte, Data
 from lmlab.training import checkpoints
 from lmlab.training.directory import check, claimed, pin
 from lmlab.training.precision import compute_copy
-from lmlab.training.sharding import batch_sharding, make_mesh, place
+from lmlab.training.sharding import batch_sharding, check_rows, make_mesh, place
 from lmlab.training.step import make_init, make_step
 from lmlab.training.writer import MetricsWriter
 
@@ -29,9 +29,7 @@ def train(run, directory, on_metrics=lambda step, values: None):
     if jax.process_count() > 1:
         raise UserError("Training takes one process for now: the run directory is written by all of them otherwise.")
     mesh = make_mesh(run.mesh)
-    rows = mesh.shape["data"] * mesh.shape["fsdp"]
-    if run.batch_size % rows or run.batch_size % jax.process_count():
-        raise UserError(f"A batch of {run.batch_size} rows does not divide over {rows} devices.")
+    check_rows(run, mesh)
     check(run, directory)
     baked = bake(run.corpus, run.tokenizer)
     for split in {"train", "validation"} | {e.split for e in run.evaluators}:

@@ -26,11 +26,13 @@ class Run:
     checkpoint_every: int = 100  # steps
     log_every: int = 10  # steps
     precision: str = "float32"
+    accumulate: int = 1  # microbatches that a step's batch goes through one after another
+    remat: bool = False  # compute every block again backward
     mesh: Mesh = Mesh()
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "length", "evaluate_every", "checkpoint_every", "log_every"):
+        for name in ("steps", "batch_size", "length", "evaluate_every", "checkpoint_every", "log_every", "accumulate"):
             if getattr(self, name) < 1:
                 raise UserError(f"A run needs {name} of at least 1, not {getattr(self, name)}.")
         if self.seed < 0:

@@ -8,9 +8,10 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lmlab.errors import UserError
+from lmlab.kernels.dispatch import HEADS, ROWS
 
-AXES = ("data", "fsdp", "tensor")
-RULES = (("embed", "fsdp"), ("vocab", "tensor"), ("heads", "tensor"), ("inner", "tensor"))
+AXES = (*ROWS, HEADS)
+RULES = (("embed", "fsdp"), ("vocab", HEADS), ("heads", HEADS), ("inner", HEADS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +40,17 @@ def make_mesh(mesh, devices=None):
     return jax.sharding.Mesh(devices.reshape(mesh.shape(devices.size)), AXES)
 
 
+def check_rows(run, mesh):
+    """UserError unless `run`'s batch divides over the mesh and into its microbatches."""
+    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    if run.batch_size % (devices * run.accumulate):
+        parts = f" in {run.accumulate} microbatches" if run.accumulate > 1 else ""
+        raise UserError(f"A batch of {run.batch_size} rows does not divide over {devices} devices{parts}.")
+
+
 def batch_sharding(mesh):
     """Rows split over data and fsdp."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
 def replicated(mesh):

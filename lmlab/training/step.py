@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from flax.linen import meta
+from jax.sharding import NamedSharding, PartitionSpec
 
+from lmlab.kernels.dispatch import ROWS, compiled_for
+from lmlab.models.hierarchy import rematerialised
 from lmlab.models.language_model import abstract_init
 from lmlab.training.optimizers import part_of
 from lmlab.training.precision import compute_copy
@@ -56,18 +59,46 @@ def squares_by_part(gradient):
 
 
 def make_step(run, optimizer, mesh, shardings):
-    """Returns the jitted (state, batch) -> (state, metrics). The old state's buffers are donated."""
+    """Returns the jitted (state, batch) -> (state, metrics). The old state's buffers are donated.
+
+    The batch goes through in `run.accumulate` microbatches. Losses and gradients are sums, divided once by the weight of
+    the whole batch; only what a chunker's own loss averages over is a microbatch.
+    """
+    model = rematerialised(run.model) if run.remat else run.model
+    rows = mesh.shape["data"] * mesh.shape["fsdp"]
 
     def loss_fn(params, batch, key):
-        loss, weight, metrics = run.objective(run.model, compute_copy(params, run.precision), batch, key)
-        return loss / jnp.maximum(weight, 1), metrics
+        loss, weight, metrics = run.objective(model, compute_copy(params, run.precision), batch, key)
+        return loss, metrics | {"weight": weight}
+
+    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def microbatches(v):
+        """[B, ..] -> [accumulate, B / accumulate, ..], of every device's own rows."""
+        parts = jnp.swapaxes(v.reshape(rows, run.accumulate, -1, *v.shape[1:]), 0, 1)
+        return jax.lax.with_sharding_constraint(parts, NamedSharding(mesh, PartitionSpec(None, ROWS)))
+
+    def accumulated(params, batch, key):
+        def add(sums, i_part):
+            i, part = i_part
+            part = jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), part)
+            return jax.tree.map(jnp.add, sums, gradient(params, part, jax.random.fold_in(key, i))), None
+
+        parts = jax.tree.map(microbatches, batch)
+        zero = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), jax.eval_shape(
+            gradient, params, jax.tree.map(lambda v: v[: len(v) // run.accumulate], batch), key
+        ))
+        return jax.lax.scan(add, zero, (jnp.arange(run.accumulate), parts))[0]
 
     def step(state, batch):
         key = jax.random.fold_in(state.key, state.step)
-        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, key)
+        with compiled_for(mesh):
+            (loss, metrics), grads = (gradient if run.accumulate == 1 else accumulated)(state.params, batch, key)
+        weight = jnp.maximum(metrics.pop("weight"), 1)
+        grads = jax.tree.map(lambda g: g / weight, grads)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = metrics | {"loss": loss, "grad_norm": optax.global_norm(grads)} | squares_by_part(grads)
+        metrics = metrics | {"loss": loss / weight, "grad_norm": optax.global_norm(grads)} | squares_by_part(grads)
         return State(state.step + 1, params, optimizer_state, state.key), metrics
 
     return jax.jit(

@@ -19,6 +19,8 @@ from lmlab.training.step import make_init, make_step
 from tests.training import tiny
 
 base = tiny.run(pathlib.Path(sys.argv[1]))
+backbone = base.model.backbone.clone(capacity=(1.0, 2.0))  # exact: all devices must choose the same capacity
+base = dataclasses.replace(base, model=base.model.clone(backbone=backbone))
 rng = np.random.default_rng(0)
 tokens = rng.integers(97, 110, (8, 33)).astype(np.int32)
 batch = {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "segment_ids": np.ones((8, 32), np.int32),
@@ -40,7 +42,9 @@ for devices, mesh in ((1, Mesh()), (8, Mesh()), (8, Mesh(data=2, fsdp=4)), (8, M
     assert len({str(s.index) for s in kernel.addressable_shards}) == mesh.shape(devices)[1] * mesh.shape(devices)[2]
 for params, metrics in results[1:]:
     np.testing.assert_allclose(metrics["loss"], results[0][1]["loss"], rtol=1e-5)
-    assert metrics["stage0/starts"] == results[0][1]["stage0/starts"]
+    for name in ("stage0/starts", "stage0/slots", "stage0/overflow"):
+        assert metrics[name] == results[0][1][name]
+    assert metrics["stage0/overflow"] == 0
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), params, results[0][0])
 print("equal")
 """

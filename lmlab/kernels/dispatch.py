@@ -1,0 +1,111 @@
+"""Which form of a kernel a program takes: Pallas on TPUs, XLA elsewhere.
+
+XLA cannot partition a Pallas kernel. Under `compiled_for(mesh)` each device runs it on its own rows, and on its own
+heads where the tensor axis divides them. Without a mesh, TPU forms are taken on a single TPU only.
+"""
+
+import contextlib
+import contextvars
+
+import jax
+from jax.sharding import PartitionSpec
+
+from lmlab.kernels import attention as _attention
+from lmlab.kernels import compaction, scan
+from lmlab.kernels import ssd as _ssd
+from lmlab.kernels.compaction_tpu import gather_tpu, spread_tpu
+from lmlab.kernels.scan_tpu import linear_scan_tpu
+from lmlab.kernels.ssd_tpu import ssd_tpu
+
+ROWS, HEADS = ("data", "fsdp"), "tensor"  # mesh axes that rows and heads are split over
+LANES = 128
+
+_mesh = contextvars.ContextVar("mesh", default=None)
+
+
+@contextlib.contextmanager
+def compiled_for(mesh):
+    """What is traced inside runs on the devices of `mesh` (axes data, fsdp, tensor), which need not be here."""
+    token = _mesh.set(mesh)
+    try:
+        yield
+    finally:
+        _mesh.reset(token)
+
+
+def _on_tpu():
+    mesh = _mesh.get()
+    if mesh is None:
+        return jax.default_backend() == "tpu" and jax.device_count() == 1
+    return mesh.devices.flat[0].platform == "tpu"
+
+
+def _each_device(kernel, arguments, specs, out_specs):
+    """`kernel(*arguments)` on every device's part; an argument None stays None."""
+    mesh = _mesh.get()
+    if mesh is None or mesh.size == 1:
+        return kernel(*arguments)
+    given = [i for i, a in enumerate(arguments) if a is not None]
+
+    def part(*values):
+        values = dict(zip(given, values, strict=True))
+        return kernel(*[values.get(i) for i in range(len(arguments))])
+
+    in_specs = tuple(jax.tree.map(lambda _, s=specs[i]: s, arguments[i]) for i in given)
+    mapped = jax.shard_map(part, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    return mapped(*[arguments[i] for i in given])
+
+
+def _heads_axis(heads):
+    """The mesh axis that `heads` are split over, or None."""
+    mesh = _mesh.get()
+    return HEADS if mesh is not None and heads % mesh.shape[HEADS] == 0 else None
+
+
+_BY_ROWS = PartitionSpec(ROWS)
+
+
+def linear_scan(a_BL, b_BLD, h0_BD=None):
+    """`lmlab.kernels.scan.linear_scan`."""
+    if not _on_tpu():
+        return scan.linear_scan(a_BL, b_BLD, h0_BD)
+    return _each_device(linear_scan_tpu, (a_BL, b_BLD, h0_BD), (_BY_ROWS,) * 3, _BY_ROWS)
+
+
+def ssd(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, segment_ids_BL=None, h0_BHPN=None, chunk=64):
+    """`lmlab.kernels.ssd.ssd`. `chunk` is the XLA form's; a TPU takes chunks of 128."""
+    arguments = (x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, segment_ids_BL, h0_BHPN)
+    P = x_BLHP.shape[3]
+    if not _on_tpu() or LANES % P and P % LANES:
+        return _ssd.ssd(*arguments, chunk=chunk)
+    axis = _heads_axis(x_BLHP.shape[2])
+    heads, states = PartitionSpec(ROWS, None, axis), PartitionSpec(ROWS, axis)
+    specs = (heads, heads, PartitionSpec(axis), _BY_ROWS, _BY_ROWS, _BY_ROWS, states)
+    return _each_device(ssd_tpu, arguments, specs, (heads, states))
+
+
+def gather(x_BLD, c):
+    """`lmlab.kernels.compaction.gather`. Rows of a few numbers take the XLA form."""
+    if not _on_tpu() or x_BLD.ndim != 3 or x_BLD.shape[2] % LANES:
+        return compaction.gather(x_BLD, c)
+    return _each_device(gather_tpu, (x_BLD, c), (_BY_ROWS, _BY_ROWS), _BY_ROWS)
+
+
+def spread(z_BCD, c):
+    """`lmlab.kernels.compaction.spread`."""
+    if not _on_tpu() or z_BCD.shape[2] % LANES:
+        return compaction.spread(z_BCD, c)
+    return _each_device(spread_tpu, (z_BCD, c), (_BY_ROWS, _BY_ROWS), _BY_ROWS)
+
+
+def attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL=None, window=None):
+    """`lmlab.kernels.attention.attention_reference`: splash attention on TPUs, else in blocks; so too on GPUs, where
+    `jax.nn.dot_product_attention` takes the dense form for packed documents."""
+    if not _on_tpu():
+        return _attention.blocked_attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window)
+    heads = PartitionSpec(ROWS, None, _heads_axis(q_BLHK.shape[2]))
+
+    def kernel(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL):
+        return _attention.splash_attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window)
+
+    return _each_device(kernel, (q_BLHK, k_BLHK, v_BLHK, segment_ids_BL), (heads, heads, heads, _BY_ROWS), heads)
