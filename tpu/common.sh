@@ -10,7 +10,7 @@
 : "${LMLAB_TPU_EVERY:=60}" "${LMLAB_TPU_DRY_RUN:=}"
 export "${!LMLAB_TPU_@}"
 
-script=$(basename "$0")
+script=${0##*/}
 if ((BASH_VERSINFO[0] < 5)); then
   echo "$script: needs bash 5, and this is $BASH_VERSION (on macOS: brew install bash)." >&2
   exit 2

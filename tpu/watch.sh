@@ -38,8 +38,10 @@ create() {
 
 # One look, and what follows from it. Fails if anything that it calls fails.
 round() {
-  if ! look "$supposed"; then
-    [[ -n $deleted ]] || return
+  local status=0
+  look "$supposed" || status=$?
+  if ((status)); then
+    [[ -n $deleted ]] || return "$status"
     # Deleted by us, and the creation did not get through.
     create
     return

@@ -1,0 +1,234 @@
+"""The launch scripts against a fake gcloud: what a dry run prints is what is called; failures end in a sentence."""
+
+import shlex
+
+import pytest
+
+from tests.tpu.fake import SCRIPTS, SETTINGS, needs_bash
+
+pytestmark = needs_bash
+
+ARM = ("hnet/hnet_1stage", "--scale", "paper")
+ARGUMENTS = {"start.sh": ARM, "watch.sh": ARM, "log.sh": ("3",), "delete.sh": ("--quiet",)}
+KINDS = {  # settings, and what a slice of that kind answers when it is lost, and when it is ready
+    "on demand": ((), ["PREEMPTED"], ["READY"]),
+    "queued": (("--queued", "--spot", "--extra", "--reserved"), ["SUSPENDED"], ["ACTIVE", "READY"]),
+    "multislice": (("--slices", "2"), ["SUSPENDED"], ["ACTIVE", "READY READY"]),
+}
+BUCKET, DISK = ("--bucket", "gs://data/my-runs"), ("--results", "my results")
+
+
+def hosts_did(calls):
+    """What `worker.sh` was told to do, in order."""
+    told = [word.split("lmlab/tpu/worker.sh ")[-1] for call in calls for word in call if "worker.sh" in word]
+    return [words.split()[0].rstrip(";") for words in told]
+
+
+@pytest.mark.parametrize(
+    "flags, command",
+    [
+        ((), "tpu-vm create lab {where} {type} --version=v2-alpha-tpuv5"),
+        (("--spot",), "tpu-vm create lab {where} {type} --version=v2-alpha-tpuv5 --spot"),
+        (("--queued",), "queued-resources create lab {where} {type} --runtime-version=v2-alpha-tpuv5 --node-id=lab"),
+        (
+            ("--slices", "3", "--spot", "--extra", "--network=n", "--extra", "--internal-ips"),
+            "queued-resources create lab {where} {type} --runtime-version=v2-alpha-tpuv5 --node-count=3 --node-prefix=lab "
+            "--spot --network=n --internal-ips",
+        ),
+    ],
+)
+def test_each_kind_of_slice_is_asked_for(flags, command, cloud):
+    first = cloud.run("create.sh", "--dry-run", *flags).stdout.splitlines()[0]
+    where, accelerator = "--project=a-project --zone=a-zone", "--accelerator-type=v5p-32"
+    assert first == "gcloud compute tpus " + command.format(where=where, type=accelerator)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_dry_run_prints_exactly_what_is_called(script, kind, cloud):
+    flags, lost, ready = KINDS[kind]
+    (cloud.folder / "my results" / "runs").mkdir(parents=True)
+    for storage in (DISK, (*DISK, *BUCKET)) if script in ("install.sh", "fetch.sh") else (DISK,):
+        arguments = (*flags, *storage, *ARGUMENTS.get(script, ()))
+        if script == "watch.sh":  # lost, created again (whoever queues asks whether it is there), and at its end
+            cloud.answers(states=lost + ready * (1 if kind == "on demand" else 2), statuses=["ended 0"])
+        else:
+            cloud.answers(states=ready)
+
+        dry = cloud.run(script, "--dry-run", *arguments)
+        assert dry.returncode == 0, dry.stderr
+        assert cloud.calls() == [], "a dry run calls nothing"
+
+        real = cloud.run(script, *arguments)
+        assert real.returncode == 0, real.stderr
+        called = cloud.calls()
+        assert called
+
+        cloud.answers(states=["READY"], statuses=["ended 0"])
+        assert cloud.paste(dry.stdout).returncode == 0
+        assert cloud.calls() == called
+
+
+def test_values_with_spaces_and_quotes_survive(cloud):
+    awkward = "corpus.path=it's $HOME/a b;c\\d\n*\"e\""
+    cloud.run("start.sh", *ARM, "--set", awkward)
+    (call,) = cloud.calls()
+    command = next(word for word in call if word.startswith("--command=")).removeprefix("--command=")
+    reached = cloud.paste("printf '%s\\0' " + command).stdout.split("\0")[:-1]
+    assert reached == ["lmlab/tpu/worker.sh", "start", *ARM, "--set", awkward, "--distributed"]
+
+
+def test_one_process_on_every_host(cloud):
+    cloud.run("start.sh", *ARM)
+    cloud.run("start.sh", "--slices", "4", *ARM)
+    one, four = cloud.calls()
+    assert one[:4] == ["compute", "tpus", "tpu-vm", "ssh"] and "--worker=all" in one
+    assert four[:4] == ["compute", "tpus", "queued-resources", "ssh"]
+    assert "--worker=all" in four and "--node=all" in four
+
+
+@pytest.mark.parametrize("kind", ["on demand", "queued", "multislice"])
+def test_a_healthy_slice_is_left_alone(kind, cloud):
+    flags, _, ready = KINDS[kind]
+    cloud.answers(states=ready * 3, statuses=["running", "running", "ended 0"])
+    assert cloud.run("watch.sh", *flags, *BUCKET, *ARM).returncode == 0
+    calls = cloud.calls()
+    assert [c for c in calls if {"create", "delete"} & set(c)] == []
+    assert len([c for c in calls if "ssh" in c]) == 3, "it only asks whether training goes on"
+
+
+@pytest.mark.parametrize(
+    "kind, states",
+    [
+        ("on demand", ["READY", "PREEMPTED", "READY"]),
+        ("queued", ["ACTIVE", "READY", "FAILED", "ACTIVE", "READY", "ACTIVE", "READY"]),
+        ("queued", ["ACTIVE", "READY", "SUSPENDING", "SUSPENDED", "ACCEPTED", "PROVISIONING"] + ["ACTIVE", "READY"] * 2),
+        ("queued", ["ACTIVE", "READY", "ACTIVE", "PREEMPTED"] + ["ACTIVE", "READY"] * 2),
+        ("multislice", ["ACTIVE", "READY READY", "ACTIVE", "READY PREEMPTED"] + ["ACTIVE", "READY READY"] * 2),
+    ],
+)
+def test_what_was_preempted_is_created_again_once(kind, states, cloud):
+    cloud.answers(states=states, statuses=["running", "ended 0"])
+    done = cloud.run("watch.sh", *KINDS[kind][0], *BUCKET, *ARM)
+    assert done.returncode == 0, done.stderr
+    calls = cloud.calls()
+    assert hosts_did(calls) == ["status", "install", "start", "status"]
+    deleted = [i for i, call in enumerate(calls) if "delete" in call]
+    created = [i for i, call in enumerate(calls) if "create" in call]
+    assert len(deleted) == len(created) == 1 and deleted < created
+
+
+def test_a_repairing_slice_is_waited_for(cloud):
+    cloud.answers(states=["REPAIRING", "REPAIRING", "READY"], statuses=["ended 0"])
+    assert cloud.run("watch.sh", *BUCKET, *ARM).returncode == 0
+    assert not [c for c in cloud.calls() if {"create", "delete"} & set(c)]
+
+
+@pytest.mark.parametrize("status, follows", [("idle", ["start"]), ("absent", ["install", "start"])])
+def test_hosts_without_a_run_are_started(status, follows, cloud):
+    cloud.answers(statuses=[status, "ended 0"])
+    assert cloud.run("watch.sh", *BUCKET, *ARM).returncode == 0
+    assert hosts_did(cloud.calls()) == ["status", *follows, "status"]
+
+
+def test_a_training_that_keeps_ending_stops_the_watch_with_its_status(cloud):
+    cloud.answers(statuses=["ended 7"])
+    done = cloud.run("watch.sh", *BUCKET, *ARM)
+    assert done.returncode == 7 and "three times" in done.stderr
+    assert hosts_did(cloud.calls()) == ["status", "stop", "start"] * 2 + ["status"]
+
+
+def test_a_training_that_refuses_its_arguments_is_not_started_again(cloud):
+    cloud.answers(statuses=["ended 2"])
+    done = cloud.run("watch.sh", *BUCKET, *ARM)
+    assert done.returncode == 2 and "log.sh" in done.stderr
+    assert len(cloud.calls()) == 2
+
+
+def test_results_are_fetched_and_sent_to_the_new_slice(cloud):
+    (cloud.folder / "my results" / "runs").mkdir(parents=True)
+    cloud.answers(states=["PREEMPTED", "READY"], statuses=["ended 0"])
+    cloud.run("watch.sh", *DISK, *ARM)
+    copies = [call[-2:] for call in cloud.calls() if "scp" in call]
+    assert copies == [["my results/runs", "lab:"], ["lab:runs", "my results"]]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_failing_gcloud_stops_the_script_with_its_status(script, cloud):
+    cloud.fail(41, "*")
+    done = cloud.run(script, *DISK, *ARGUMENTS.get(script, ()))
+    assert done.returncode == 41
+    assert done.stderr.startswith(f"{script}: 'gcloud compute tpus ") and "exit status 41" in done.stderr
+    attempts = 3 if script == "watch.sh" else 1  # one lost connection does not end a watch of days
+    assert len(cloud.calls()) == attempts
+
+
+def test_a_passing_failure_does_not_end_the_watch(cloud):
+    cloud.fail(1, "* ssh * *status*")
+    cloud.answers(statuses=["ended 0"])
+    (cloud.folder / "bin" / "sleep").write_text('#!/bin/sh\nrm -f "$FAKE/fail"\n')
+    (cloud.folder / "bin" / "sleep").chmod(0o755)
+    done = cloud.run("watch.sh", *BUCKET, *ARM)
+    assert done.returncode == 0 and "exit status 1" in done.stderr
+
+
+def test_a_creation_that_fails_is_tried_again_without_deleting_twice(cloud):
+    cloud.answers(states=["PREEMPTED"])
+    cloud.fail(5, "* create *")
+    done = cloud.run("watch.sh", *BUCKET, *ARM)
+    assert done.returncode == 5 and "Three attempts" in done.stderr
+
+
+def test_a_request_that_fails_in_the_queue_is_said(cloud):
+    cloud.answers(states=["ACCEPTED", "FAILED"])
+    done = cloud.run("create.sh", "--queued")
+    assert done.returncode == 1 and "lab is FAILED" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "script, arguments, sentence",
+    [
+        ("create.sh", ("--slices", "none"), "--slices takes a positive integer"),
+        ("create.sh", ("--slices", "0"), "--slices takes a positive integer"),
+        ("create.sh", ("--name", "My Slice"), "--name takes lower-case letters"),
+        ("create.sh", ("--zone",), "--zone needs a value"),
+        ("create.sh", ("--zone", ""), "--zone needs a value"),
+        ("create.sh", ("--preemptible",), "--preemptible is not a setting"),
+        ("create.sh", ("lab",), "Unexpected argument 'lab'"),
+        ("install.sh", ("--bucket", "data"), "--bucket takes gs://"),
+        ("start.sh", (), "Name what to train"),
+        ("start.sh", ("hnet",), "Name what to train"),
+        ("start.sh", ("--scale", "paper", "hnet/hnet_1stage"), "--scale is not a setting"),
+        ("log.sh", ("first",), "A worker is a number"),
+        ("fetch.sh", (), "Missing --results"),
+        ("delete.sh", ("--force",), "--force is not a setting"),
+        ("watch.sh", ARM, "Missing --bucket or --results"),
+        ("watch.sh", (*BUCKET, "--every", "soon", *ARM), "--every takes whole seconds"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence_and_code_2(script, arguments, sentence, cloud):
+    done = cloud.run(script, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert sentence in done.stderr and done.stderr.count("\n") == 1 and done.stdout == ""
+    assert cloud.calls() == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("missing", ["PROJECT", "ZONE"])
+def test_nothing_is_assumed_about_project_and_zone(missing, script, cloud):
+    settings = {name: value for name, value in SETTINGS.items() if name != missing}
+    done = cloud.run(script, *DISK, *ARGUMENTS.get(script, ()), settings=settings)
+    assert done.returncode == 2 and f"Missing --{missing.lower()}" in done.stderr
+    assert cloud.calls() == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_names_every_setting(script, cloud):
+    done = cloud.run(script, "--help", settings={})
+    assert done.returncode == 0 and done.stdout.startswith(script)
+    assert "--dry-run" in done.stdout and all(f"LMLAB_TPU_{name}" in done.stdout for name in SETTINGS)
+
+
+def test_flags_win_over_the_environment(cloud):
+    done = cloud.run("stop.sh", "--dry-run", "--zone", "elsewhere")
+    assert "--zone=elsewhere" in shlex.split(done.stdout)
