@@ -5,7 +5,7 @@
 # written down. Every command goes through `run` or `ask`, so that a dry run prints exactly what would be called.
 
 : "${LMLAB_TPU_NAME:=}" "${LMLAB_TPU_PROJECT:=}" "${LMLAB_TPU_ZONE:=}" "${LMLAB_TPU_TYPE:=}" "${LMLAB_TPU_RUNTIME:=}"
-: "${LMLAB_TPU_SLICES:=1}" "${LMLAB_TPU_QUEUED:=}" "${LMLAB_TPU_SPOT:=}" "${LMLAB_TPU_EXTRA:=}"
+: "${LMLAB_TPU_SLICES:=1}" "${LMLAB_TPU_QUEUED:=}" "${LMLAB_TPU_SPOT:=}" "${LMLAB_TPU_EXTRA:=}" "${LMLAB_TPU_ENV:=}"
 : "${LMLAB_TPU_REPOSITORY:=}" "${LMLAB_TPU_COMMIT:=}" "${LMLAB_TPU_BUCKET:=}" "${LMLAB_TPU_RESULTS:=}"
 : "${LMLAB_TPU_EVERY:=60}" "${LMLAB_TPU_DRY_RUN:=}"
 export "${!LMLAB_TPU_@}"
@@ -30,6 +30,8 @@ Settings come first, as flags or from the environment:
   --queued           LMLAB_TPU_QUEUED=1    queue for capacity instead of failing without
   --spot             LMLAB_TPU_SPOT=1      cheaper, and may be preempted at any time
   --extra FLAG       LMLAB_TPU_EXTRA       a further flag of gcloud's create, such as --extra --reserved; repeatable
+                                           (one per line in the variable, here and below)
+  --env NAME=VALUE   LMLAB_TPU_ENV         a variable of the training's environment; repeatable
   --repository URL   LMLAB_TPU_REPOSITORY  git repository that the hosts clone
   --commit COMMIT    LMLAB_TPU_COMMIT      what they check out
   --bucket gs://B/P  LMLAB_TPU_BUCKET      where the hosts write runs/ (default: their own disks)
@@ -60,14 +62,13 @@ parse() {
         exit 0
         ;;
       --queued | --spot | --dry-run) printf -v "${variable//-/_}" 1 ;;
-      --name | --project | --zone | --type | --runtime | --slices | --extra | --repository | --commit | --bucket | \
-        --results | --every)
+      --name | --project | --zone | --type | --runtime | --slices | --extra | --env | --repository | --commit | \
+        --bucket | --results | --every)
         (($# > 1)) && [[ -n $2 ]] || fail 2 "$1 needs a value."
-        if [[ $1 == --extra ]]; then
-          LMLAB_TPU_EXTRA+=${LMLAB_TPU_EXTRA:+$'\n'}$2
-        else
-          printf -v "$variable" %s "$2"
-        fi
+        case $1 in
+          --extra | --env) printf -v "$variable" %s "${!variable}${!variable:+$'\n'}$2" ;;
+          *) printf -v "$variable" %s "$2" ;;
+        esac
         shift
         ;;
       *) break ;;
@@ -82,6 +83,12 @@ parse() {
   [[ -z $LMLAB_TPU_BUCKET || $LMLAB_TPU_BUCKET == gs://[a-z0-9]* ]] ||
     fail 2 "--bucket takes gs://BUCKET or gs://BUCKET/PREFIX, not '$LMLAB_TPU_BUCKET'."
   LMLAB_TPU_BUCKET=${LMLAB_TPU_BUCKET%/}
+  extra=() env=()
+  [[ -z $LMLAB_TPU_EXTRA ]] || readarray -t extra <<<"$LMLAB_TPU_EXTRA"
+  [[ -z $LMLAB_TPU_ENV ]] || readarray -t env <<<"$LMLAB_TPU_ENV"
+  for variable in "${env[@]}"; do
+    [[ $variable =~ ^[A-Za-z_][A-Za-z_0-9]*= ]] || fail 2 "--env takes NAME=VALUE, not '$variable'."
+  done
   ((LMLAB_TPU_SLICES == 1)) || LMLAB_TPU_QUEUED=1
   where=("--project=$LMLAB_TPU_PROJECT" "--zone=$LMLAB_TPU_ZONE")
 }

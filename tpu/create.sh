@@ -15,10 +15,7 @@ no_more
 
 flags=()
 [[ -z $LMLAB_TPU_SPOT ]] || flags+=(--spot)
-if [[ -n $LMLAB_TPU_EXTRA ]]; then
-  readarray -t extra <<<"$LMLAB_TPU_EXTRA"
-  flags+=("${extra[@]}")
-fi
+flags+=("${extra[@]}")
 
 if [[ -z $LMLAB_TPU_QUEUED ]]; then
   run gcloud compute tpus tpu-vm create "$LMLAB_TPU_NAME" "${where[@]}" \

@@ -14,5 +14,7 @@ parse "$@"
 need name project zone
 [[ ${rest[0]:-} == ?*/?* ]] || fail 2 "Name what to train as PAPER/ARM, such as hnet/hnet_1stage."
 
-on all "$(quoted lmlab/tpu/worker.sh start "${rest[@]}" --distributed)"
+command=(lmlab/tpu/worker.sh start "${rest[@]}" --distributed)
+((${#env[@]} == 0)) || command=(env "${env[@]}" "${command[@]}")
+on all "$(quoted "${command[@]}")"
 run "${ssh[@]}"

@@ -1,10 +1,11 @@
 """The launch scripts against a fake gcloud: what a dry run prints is what is called; failures end in a sentence."""
 
+import re
 import shlex
 
 import pytest
 
-from tests.tpu.fake import SCRIPTS, SETTINGS, needs_bash
+from tests.tpu.fake import ROOT, SCRIPTS, SETTINGS, needs_bash
 
 pytestmark = needs_bash
 
@@ -32,8 +33,8 @@ def hosts_did(calls):
         (("--queued",), "queued-resources create lab {where} {type} --runtime-version=v2-alpha-tpuv5 --node-id=lab"),
         (
             ("--slices", "3", "--spot", "--extra", "--network=n", "--extra", "--internal-ips"),
-            "queued-resources create lab {where} {type} --runtime-version=v2-alpha-tpuv5 --node-count=3 --node-prefix=lab "
-            "--spot --network=n --internal-ips",
+            "queued-resources create lab {where} {type} --runtime-version=v2-alpha-tpuv5 --node-count=3 "
+            "--node-prefix=lab --spot --network=n --internal-ips",
         ),
     ],
 )
@@ -71,11 +72,12 @@ def test_dry_run_prints_exactly_what_is_called(script, kind, cloud):
 
 def test_values_with_spaces_and_quotes_survive(cloud):
     awkward = "corpus.path=it's $HOME/a b;c\\d\n*\"e\""
-    cloud.run("start.sh", *ARM, "--set", awkward)
+    cloud.run("start.sh", "--env", "FLAGS=--a=b --c='d'", *ARM, "--set", awkward)
     (call,) = cloud.calls()
     command = next(word for word in call if word.startswith("--command=")).removeprefix("--command=")
     reached = cloud.paste("printf '%s\\0' " + command).stdout.split("\0")[:-1]
-    assert reached == ["lmlab/tpu/worker.sh", "start", *ARM, "--set", awkward, "--distributed"]
+    start = ["lmlab/tpu/worker.sh", "start", *ARM, "--set", awkward, "--distributed"]
+    assert reached == ["env", "FLAGS=--a=b --c='d'", *start]
 
 
 def test_one_process_on_every_host(cloud):
@@ -102,7 +104,7 @@ def test_a_healthy_slice_is_left_alone(kind, cloud):
     [
         ("on demand", ["READY", "PREEMPTED", "READY"]),
         ("queued", ["ACTIVE", "READY", "FAILED", "ACTIVE", "READY", "ACTIVE", "READY"]),
-        ("queued", ["ACTIVE", "READY", "SUSPENDING", "SUSPENDED", "ACCEPTED", "PROVISIONING"] + ["ACTIVE", "READY"] * 2),
+        ("queued", ["ACTIVE", "READY", "SUSPENDING", "SUSPENDED", "ACCEPTED"] + ["ACTIVE", "READY"] * 2),
         ("queued", ["ACTIVE", "READY", "ACTIVE", "PREEMPTED"] + ["ACTIVE", "READY"] * 2),
         ("multislice", ["ACTIVE", "READY READY", "ACTIVE", "READY PREEMPTED"] + ["ACTIVE", "READY READY"] * 2),
     ],
@@ -196,6 +198,7 @@ def test_a_request_that_fails_in_the_queue_is_said(cloud):
         ("create.sh", ("--preemptible",), "--preemptible is not a setting"),
         ("create.sh", ("lab",), "Unexpected argument 'lab'"),
         ("install.sh", ("--bucket", "data"), "--bucket takes gs://"),
+        ("start.sh", ("--env", "FLAGS", *ARM), "--env takes NAME=VALUE"),
         ("start.sh", (), "Name what to train"),
         ("start.sh", ("hnet",), "Name what to train"),
         ("start.sh", ("--scale", "paper", "hnet/hnet_1stage"), "--scale is not a setting"),
@@ -232,3 +235,18 @@ def test_help_names_every_setting(script, cloud):
 def test_flags_win_over_the_environment(cloud):
     done = cloud.run("stop.sh", "--dry-run", "--zone", "elsewhere")
     assert "--zone=elsewhere" in shlex.split(done.stdout)
+
+
+def test_the_page_shows_every_script_and_only_these():
+    page = (ROOT / "tpu" / "README.md").read_text()
+    assert set(re.findall(r"\b([a-z]+\.sh)\b", page)) - {"worker.sh"} == set(SCRIPTS)
+
+
+def test_the_page_shows_commands_that_the_scripts_take(cloud):
+    page = (ROOT / "tpu" / "README.md").read_text()
+    shown = re.findall(r"^    tpu/([a-z]+\.sh)([^#\n]*)", page, re.M)
+    settings = SETTINGS | {"BUCKET": "gs://data/lab", "RESULTS": "results"}
+    for script, arguments in shown:
+        done = cloud.run(script, "--dry-run", *shlex.split(arguments), settings=settings)
+        assert done.returncode == 0, done.stderr
+    assert len(shown) > 6

@@ -148,7 +148,8 @@ def test_install_and_bucket(host):
         "uv venv --quiet --allow-existing --python 3.12 ~/lmlab/.venv",
         "uv pip install --quiet --python ~/lmlab/.venv/bin/python --editable ~/lmlab[tpu]",
     ]
-    assert said[2:4] == ["mountpoint -q ~/lmlab-bucket", "gcsfuse --implicit-dirs --only-dir my/runs data ~/lmlab-bucket"]
+    mount = "gcsfuse --implicit-dirs --only-dir my/runs data ~/lmlab-bucket"
+    assert said[2:4] == ["mountpoint -q ~/lmlab-bucket", mount]
     assert (host.home / "lmlab-run" / "log").read_text().splitlines()[0] == str(host.home / "lmlab-bucket")
 
 
