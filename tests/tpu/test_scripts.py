@@ -48,7 +48,8 @@ def test_each_kind_of_slice_is_asked_for(flags, command, cloud):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_dry_run_prints_exactly_what_is_called(script, kind, cloud):
     flags, lost, ready = KINDS[kind]
-    (cloud.folder / "my results" / "runs").mkdir(parents=True)
+    if script != "fetch.sh":
+        (cloud.folder / "my results" / "runs").mkdir(parents=True)
     for storage in (DISK, (*DISK, *BUCKET)) if script in ("install.sh", "fetch.sh") else (DISK,):
         arguments = (*flags, *storage, *ARGUMENTS.get(script, ()))
         if script == "watch.sh":  # lost, created again (whoever queues asks whether it is there), and at its end
@@ -56,9 +57,10 @@ def test_dry_run_prints_exactly_what_is_called(script, kind, cloud):
         else:
             cloud.answers(states=ready)
 
+        before = sorted(cloud.folder.rglob("*"))
         dry = cloud.run(script, "--dry-run", *arguments)
         assert dry.returncode == 0, dry.stderr
-        assert cloud.calls() == [], "a dry run calls nothing"
+        assert sorted(cloud.folder.rglob("*")) == before, "a dry run calls nothing and makes nothing"
 
         real = cloud.run(script, *arguments)
         assert real.returncode == 0, real.stderr
@@ -175,10 +177,18 @@ def test_a_passing_failure_does_not_end_the_watch(cloud):
 
 
 def test_a_creation_that_fails_is_tried_again_without_deleting_twice(cloud):
-    cloud.answers(states=["PREEMPTED"])
+    cloud.answers(states=["PREEMPTED", "NOT_FOUND"])
     cloud.fail(5, "* create *")
     done = cloud.run("watch.sh", *BUCKET, *ARM)
     assert done.returncode == 5 and "Three attempts" in done.stderr
+    calls = [word for call in cloud.calls() for word in call if word in ("describe", "delete", "create")]
+    assert calls == ["describe", "delete", "create", *["describe", "create"] * 2]
+
+
+def test_a_slice_that_somebody_else_deleted_is_not_created(cloud):
+    cloud.answers(states=["NOT_FOUND"])
+    assert cloud.run("watch.sh", *BUCKET, *ARM).returncode == 1
+    assert not [call for call in cloud.calls() if "create" in call]
 
 
 def test_a_request_that_fails_in_the_queue_is_said(cloud):

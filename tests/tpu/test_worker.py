@@ -122,9 +122,14 @@ def test_stop_ends_what_does_not_listen(host):
 
 def test_a_host_that_was_restarted_is_idle(host):
     # After a restart the process id may be another program's.
+    other = subprocess.Popen(["sleep", "60"])
     (host.home / "lmlab-run").mkdir()
-    (host.home / "lmlab-run" / "pid").write_text(f"{os.getpid()}\n")
+    (host.home / "lmlab-run" / "pid").write_text(f"{other.pid}\n")
     assert host.status() == "idle"
+    assert host.call("stop").returncode == 0
+    assert other.poll() is None, "it is left alone"
+    other.kill()
+    other.wait()
 
 
 def test_what_is_not_installed_is_said(host):
