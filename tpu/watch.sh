@@ -50,6 +50,7 @@ round() {
   case $slice in
     lost)
       say "$LMLAB_TPU_NAME is ${answer//$'\n'/, }; creating it again."
+      crashes=0 # hosts that are being taken away crash first
       "$here/delete.sh" --quiet && deleted=1 && create
       return
       ;;

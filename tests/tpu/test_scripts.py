@@ -142,6 +142,12 @@ def test_a_training_that_keeps_ending_stops_the_watch_with_its_status(cloud):
     assert hosts_did(cloud.calls()) == ["status", "stop", "start"] * 2 + ["status"]
 
 
+def test_a_preemption_forgives_crashes(cloud):
+    cloud.answers(states=["READY", "READY", "PREEMPTED", "READY"], statuses=["ended 1"] * 4 + ["ended 0"])
+    done = cloud.run("watch.sh", *BUCKET, *ARM)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_training_that_refuses_its_arguments_is_not_started_again(cloud):
     cloud.answers(statuses=["ended 2"])
     done = cloud.run("watch.sh", *BUCKET, *ARM)
