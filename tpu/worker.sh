@@ -35,19 +35,15 @@ mount_bucket() {
 }
 
 install_gcsfuse() {
-  local key=/usr/share/keyrings/cloud.google.asc packages=https://packages.cloud.google.com/apt
-  curl -LsSf "$packages/doc/apt-key.gpg" | sudo tee "$key" >/dev/null
-  echo "deb [signed-by=$key] $packages gcsfuse-$(lsb_release -cs) main" |
-    sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
-  sudo apt-get -qq update
-  sudo apt-get -qq install -y gcsfuse
+  { sudo apt-get -qq update && sudo apt-get -qq install -y gcsfuse; } ||
+    fail 4 "gcsfuse is not among this image's packages: add Google's source, as gcsfuse's documentation says."
 }
 
 case ${1:-} in
   install)
     mkdir -p "$state"
     # uv brings a Python of its own: that of the TPU images is older than lmlab needs.
-    command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
+    command -v uv >/dev/null || python3 -m pip install --quiet --user uv
     uv venv --quiet --allow-existing --python 3.12 "$lmlab/.venv"
     uv pip install --quiet --python "$lmlab/.venv/bin/python" --editable "${lmlab}[tpu]"
     rm -f "$state/bucket"
