@@ -55,7 +55,7 @@ class Compiled:
     unknown_loops: int = 0
     product_flops: int = 0  # of matrix products outside kernels
     kernels: dict[str, tuple[int, int, int]] = dataclasses.field(default_factory=dict)  # name: (runs, bytes, FLOPs)
-    collectives: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)  # kind: (runs, bytes)
+    collectives: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)  # "kind dtype": (runs, bytes)
 
 
 def compile_step(run, topology, slices=1, timeout=3600):

@@ -4,10 +4,30 @@ import jax
 import jax.numpy as jnp
 
 
+def weight_gradient(x, g):
+    """x^T g, [N, D], [N, F] -> [D, F] float32: what devices hold of it is added up in float32, whatever the operands."""
+    return jax.lax.dot_general(x, g, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+
+
+@jax.custom_vjp
 def linear(x, w):
     """x @ w, [..., D] with [D, F], as one product of matrices: for the weight gradient of a product with more
     leading axes, XLA's CPU back end writes a transposed copy of the cotangent, at many times the product's cost."""
-    return (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[-1])
+    return _linear_fwd(x, w)[0]
+
+
+def _linear_fwd(x, w):
+    return (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[-1]), (x, w)
+
+
+def _linear_bwd(residuals, g):
+    x, w = residuals
+    g2 = g.reshape(-1, g.shape[-1])
+    dw = weight_gradient(x.reshape(-1, x.shape[-1]), g2)
+    return (g2 @ w.T).reshape(x.shape).astype(x.dtype), dw.astype(w.dtype)
+
+
+linear.defvjp(_linear_fwd, _linear_bwd)
 
 
 def rms_norm(x, scale, eps):
@@ -44,7 +64,8 @@ def _swiglu_bwd(residuals, g):
     # into the transposition, which then reads all of its inputs against the grain.
     h, dup, dgate = jax.lax.optimization_barrier((up * silu, dh * silu, dh * up * (s + silu * (1 - s))))
     dx = dup @ wi[:, 0].T + dgate @ wi[:, 1].T
-    return dx.reshape(*residuals[0].shape), jnp.stack([x.T @ dup, x.T @ dgate], axis=1), h.T @ g
+    dwi = jnp.stack([weight_gradient(x, dup), weight_gradient(x, dgate)], axis=1).astype(wi.dtype)
+    return dx.reshape(*residuals[0].shape), dwi, weight_gradient(h, g).astype(wo.dtype)
 
 
 swiglu.defvjp(_swiglu_fwd, _swiglu_bwd)
@@ -95,7 +116,7 @@ def _embed_bwd(residuals, g_BLD):
     tokens, g = tokens_BL.reshape(-1), g_BLD.reshape(-1, D)
     if V <= 1024:
         onehot = jax.nn.one_hot(tokens, V, dtype=g.dtype)
-        return (onehot.T @ g).astype(table_VD.dtype), None
+        return weight_gradient(onehot, g).astype(table_VD.dtype), None
     return jnp.zeros((V, D), jnp.float32).at[tokens].add(g.astype(jnp.float32)).astype(table_VD.dtype), None
 
 

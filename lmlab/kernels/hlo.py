@@ -29,7 +29,7 @@ class Program:
     cycles: int  # XLA's estimates; kernels have none and count 0, collectives are only issued
     unknown_loops: int  # loops whose trip count could not be read: counted once
     kernels: tuple[Call, ...]
-    collectives: dict[str, tuple[int, int]]  # kind: (runs, bytes of their results)
+    collectives: dict[str, tuple[int, int]]  # "kind dtype": (runs, bytes of their results)
     flops: int  # of the products of matrices outside kernels
 
 
@@ -224,9 +224,12 @@ def read(hlo):
                 flops += product_flops(i, names)
                 cycles += int(estimate[1]) if estimate else 0
             elif kind in COLLECTIVES:
-                runs, moved = collectives.get(kind, (0, 0))
                 shape = i.shape if i.opcode == kind else _result_of_start(i.shape)
-                collectives[kind] = (runs + times, moved + times * sum(shape_bytes(shape)))
+                for dtype in sorted(set(re.findall(r"(\w+)\[", shape))):
+                    runs, moved = collectives.get(f"{kind} {dtype}", (0, 0))
+                    parts = re.findall(rf"\b{dtype}\[[\d,]*\](?:\{{[^}}]*\}})?", shape)
+                    moved += times * sum(sum(shape_bytes(part)) for part in parts)
+                    collectives[f"{kind} {dtype}"] = (runs + times, moved)
             elif i.opcode == "fusion":
                 cycles += int(estimate[1]) if estimate else 0
                 flops += sum(visit(c, times)[1] for c in called)

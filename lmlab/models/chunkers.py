@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lmlab.kernels.elementwise import linear
 from lmlab.models.attention import shift_right
 from lmlab.models.layers import normal, parameter
 
@@ -56,8 +57,8 @@ class LearnedChunker(nn.Module):
         self.wk = parameter(self, "wk", _identity, shape, axes)
 
     def _probability(self, previous, current):
-        q = previous.astype(self.wq.dtype) @ self.wq
-        k = current.astype(self.wk.dtype) @ self.wk
+        q = linear(previous.astype(self.wq.dtype), self.wq)
+        k = linear(current.astype(self.wk.dtype), self.wk)
         q, k = q.astype(jnp.float32), k.astype(jnp.float32)
         # 1 / max(|x|, 1e-12), in a form whose gradient stays finite at x = 0 (empty slots, first positions).
         q_scale, k_scale = [jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1), 1e-24)) for x in (q, k)]

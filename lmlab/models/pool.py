@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from lmlab.kernels.compaction import span_sums
 from lmlab.kernels.dispatch import gather
+from lmlab.kernels.elementwise import linear
 from lmlab.models.layers import normal, parameter
 
 
@@ -100,7 +101,7 @@ class CrossAttention(nn.Module):
     def _terms(self, h):
         """exp(s) v and exp(s) per position: [..., D + H] float32."""
         H, K = self.query.shape
-        k, v = jnp.split(h.astype(self.wkv.dtype) @ self.wkv, 2, axis=-1)
+        k, v = jnp.split(linear(h.astype(self.wkv.dtype), self.wkv), 2, axis=-1)
         k, v = (x.reshape(*x.shape[:-1], H, K).astype(jnp.float32) for x in (k, v))
         s = jnp.sum(k * self.query.astype(jnp.float32), axis=-1) * K**-0.5
         e = jnp.exp(10 * jnp.tanh(s / 10))
@@ -110,7 +111,7 @@ class CrossAttention(nn.Module):
         H, K = self.query.shape
         values, weights = jnp.split(sums, [H * K], axis=-1)
         o = values.reshape(*values.shape[:-1], H, K) / jnp.maximum(weights, 1e-9)[..., None]
-        return o.reshape(values.shape).astype(self.wo.dtype) @ self.wo
+        return linear(o.reshape(values.shape).astype(self.wo.dtype), self.wo)
 
     def __call__(self, h_BLD, c, segment_ids_BL):
         """[B, L, D] -> [B, C, D], zeros in empty slots."""

@@ -118,4 +118,8 @@ ENTRY %main (x: f32[8,128]) -> f32[8,128] {
   ROOT %done = f32[32,128]{1,0:T(8,128)} all-gather-done(%start)
 }
 """
-    assert hlo.read(text).collectives == {"all-reduce": (1, 4096 + 4096), "all-gather": (1, 4 * 4096)}
+    assert hlo.read(text).collectives == {
+        "all-reduce f32": (1, 4096),
+        "all-reduce bf16": (1, 4096),
+        "all-gather f32": (1, 4 * 4096),
+    }
