@@ -46,7 +46,7 @@ def _files(folder):
         folders.sort()
         for name in sorted(names):
             path = os.path.join(root, name)
-            if not (root == folder and name.startswith(SEAL)):
+            if os.path.relpath(path, folder) not in (SEAL, SEAL + ".new"):
                 yield os.path.relpath(path, folder), path
 
 
