@@ -15,7 +15,7 @@ class Watchdog:
     """Context that ends the process with every thread's stack when one thing is awaited for longer than `SECONDS`."""
 
     def __init__(self):
-        self._seconds, self._name, self._since = SECONDS, "the start", time.monotonic()
+        self._name, self._since = "the start", time.monotonic()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -33,13 +33,13 @@ class Watchdog:
         """A sign of life; what follows is called `name`."""
         self._name, self._since = name, time.monotonic()
         # For a hang in compiled code that never lets go of the interpreter, in which the thread below cannot speak.
-        faulthandler.dump_traceback_later(self._seconds + GRACE, exit=True, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(SECONDS + GRACE, exit=True, file=sys.__stderr__)
 
     def _watch(self):
-        while not self._done.wait(min(1.0, self._seconds / 10)):
-            if time.monotonic() - self._since > self._seconds:
+        while not self._done.wait(min(1.0, SECONDS / 10)):
+            if time.monotonic() - self._since > SECONDS:
                 print(
-                    f"lmlab: waited {self._seconds:.0f} seconds for {self._name}; what every thread is doing:",
+                    f"lmlab: waited {SECONDS:.0f} seconds for {self._name}; what every thread is doing:",
                     file=sys.__stderr__,
                     flush=True,
                 )
