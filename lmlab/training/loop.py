@@ -57,8 +57,10 @@ def train(run, directory, on_metrics=lambda step, values: None):
         try:
             params = _train(run, directory, data, mesh, stop, watch, on_metrics)
         except OSError as error:
-            reason = f"Cannot write in {directory}: {error.strerror or error}. What was saved before is kept"
-            raise UserError(f"{reason}; the same command resumes.") from error
+            raise UserError(
+                f"Training in {directory} failed: {error.strerror or error}. What was saved before is kept, and the same "
+                "command resumes."
+            ) from error
     return params, dataclasses.replace(data, check=lambda: None)
 
 
@@ -89,7 +91,7 @@ def _train(run, directory, data, mesh, stop, watch, on_metrics):
             )
             state = checkpoints.restore(saved, abstract)
         # A run that was stopped in an evaluation has still to do it.
-        evaluated, = processes.from_first(_last_line(directory, step, "evaluation").get("step", 0) == step)
+        (evaluated,) = processes.from_first(_last_line(directory, step, "evaluation").get("step", 0) == step)
         writer = MetricsWriter(directory, step) if processes.is_first() else None
         clock = Clock(directory, step)
         totals = Totals(directory, step)
