@@ -31,8 +31,8 @@ def all_devices():
     where nothing was asked for."""
     try:
         return jax.devices()
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+    except (RuntimeError, AssertionError) as error:  # the latter, without a word, where JAX has no such plugin
+        reason = (str(error) or f"JAX finds no device for {jax.config.jax_platforms!r}").splitlines()[0].rstrip(".")
         raise UserError(f"The accelerator that was asked for is not there: {reason}.") from error
 
 
