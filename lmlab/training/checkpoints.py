@@ -85,9 +85,8 @@ class Checkpoints:
             (os.strerror(e) for e in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if os.strerror(e) in str(error)), None
         )
         reason = reason or (str(error) or type(error).__name__).splitlines()[0]
-        return UserError(
-            f"Cannot write the checkpoint of step {step} in {self.orbax.directory}: {reason}. The earlier ones are kept."
-        )
+        where = f"the checkpoint of step {step} in {self.orbax.directory}"
+        return UserError(f"Cannot write {where}: {reason}. The earlier ones are kept.")
 
     def close(self):
         """Wait, and let go."""
@@ -164,7 +163,8 @@ def restore(c, abstract, step=None):
     try:
         state = c.orbax.load_pytree(step, target)
     except (ValueError, FileNotFoundError, KeyError) as error:
-        raise UserError(f"The checkpoint in {c.orbax.directory} does not fit this model: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"The checkpoint in {c.orbax.directory} does not fit this model: {reason}") from error
     return state.replace(key=jax.random.wrap_key_data(state.key))
 
 

@@ -58,8 +58,8 @@ def train(run, directory, on_metrics=lambda step, values: None):
             params = _train(run, directory, data, mesh, stop, watch, on_metrics)
         except OSError as error:
             raise UserError(
-                f"Training in {directory} failed: {error.strerror or error}. What was saved before is kept, and the same "
-                "command resumes."
+                f"Training in {directory} failed: {error.strerror or error}. What was saved before is kept, and the "
+                "same command resumes."
             ) from error
     return params, dataclasses.replace(data, check=lambda: None)
 

@@ -37,8 +37,8 @@ class Run:
                 raise UserError(f"A run needs {name} of at least 1, not {getattr(self, name)}.")
         if self.keep_every < 0 or self.keep_every % self.checkpoint_every:
             raise UserError(
-                f"keep_every={self.keep_every} must be a multiple of checkpoint_every={self.checkpoint_every}: only what "
-                "is written can be kept."
+                f"keep_every={self.keep_every} must be a multiple of checkpoint_every={self.checkpoint_every}, so that "
+                "what is to be kept is written."
             )
         if self.seed < 0:
             raise UserError(f"A seed is at least 0, not {self.seed}.")

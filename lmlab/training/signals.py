@@ -25,7 +25,7 @@ class StopSignal:
 
     def __exit__(self, *error):
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was not Python's
         self._before = {}
 
     def _handle(self, number, frame):

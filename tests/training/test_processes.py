@@ -12,6 +12,12 @@ import sys
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
+
+import lmlab
+from lmlab.evaluation.bits_per_byte import BitsPerByte
+from lmlab.runner import load_data
+from tests.training import tiny
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -20,6 +26,7 @@ import os, pathlib, signal, sys, time
 import jax, numpy as np
 from flax import traverse_util
 from lmlab.errors import Stopped, UserError
+from lmlab.runner import run_arm
 from lmlab.training import loop, processes, watchdog
 from tests.training import tiny
 
@@ -55,9 +62,8 @@ TOGETHER = COMMON + """
 me = int(sys.argv[2])
 processes.join(sys.argv[3], 2, me)
 assert train("busy") is None
-pair = train("pair")
-if me == 0:
-    np.savez(folder / "pair.npz", **pair)
+result = run_arm(run, str(folder / "pair"), "plain")
+assert (result is None) == (me == 1)
 assert train("parts", stop_at=2 if me == 1 else None) is None  # only one of the two is asked to stop
 def hang(*args):
     if me == 1:
@@ -123,11 +129,23 @@ def test_two_processes_equal_one(outcome):
     folder, results = outcome
     assert results[0][2] == 0, results[0][1]
     whole = np.load(folder / "whole.npz")
-    for name in ("pair", "parts"):  # `parts`: one process to step 3, two to step 6, one to the end
-        params = np.load(folder / f"{name}.npz")
-        for key, value in whole.items():
-            np.testing.assert_array_equal(params[key], value, err_msg=f"{name} {key}")
-        assert metrics(folder / name) == metrics(folder / "whole")
+    parts = np.load(folder / "parts.npz")  # one process to step 3, two to step 6, one to the end
+    model, pair = lmlab.load(str(folder / "pair"))
+    pair = traverse_util.flatten_dict(pair, sep="/")
+    assert set(pair) == set(parts) == set(whole)
+    for key, value in whole.items():
+        np.testing.assert_array_equal(parts[key], value, err_msg=key)
+        np.testing.assert_array_equal(pair[key], value, err_msg=key)
+    assert metrics(folder / "parts") == metrics(folder / "pair") == metrics(folder / "whole")
+
+
+def test_an_evaluation_split_over_processes_equals_one(outcome, monkeypatch):
+    folder = outcome[0]
+    monkeypatch.setenv("LMLAB_CACHE", str(folder / "cache"))
+    result = json.loads((folder / "pair" / "result.json").read_text())
+    model, params = lmlab.load(str(folder / "pair"))
+    alone = BitsPerByte("test")(model, params, load_data(tiny.plain(folder)))
+    np.testing.assert_allclose(result["metrics"]["bpb"], alone["bpb"], rtol=1e-6)
 
 
 def test_all_stop_at_the_same_step_when_one_is_asked_to(outcome):

@@ -119,6 +119,12 @@ def test_killed_at_random_moments(whole):
     assert checkpoints.steps(folder / "long" / "checkpoints") == [20, 40, 56, 60]
 
 
+def test_what_is_kept_must_be_written(tmp_path):
+    for change in (dict(keep_every=6), dict(keep_every=-4), dict(keep_last=0)):
+        with pytest.raises(UserError, match="keep_"):
+            tiny.plain(tmp_path, **change)
+
+
 def test_of_damaged_checkpoints_the_previous_one_is_used(whole, capfd):
     run, folder, path = whole[0], whole[1], whole[1] / "damaged"
     train(run, path)
