@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from lmlab.errors import UserError
+from lmlab.errors import Stopped, UserError
 
 
 def main(argv=None):
@@ -15,6 +15,9 @@ def main(argv=None):
     except UserError as error:
         print(f"lmlab: {error}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as stopped:
+        print(f"lmlab: {stopped}", file=sys.stderr)
+        sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
         print("lmlab: interrupted; the same command resumes.", file=sys.stderr)
         sys.exit(130)
@@ -47,6 +50,11 @@ def _parser():
     at_scale(sub)
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--dir", help="run directory (default: runs/PAPER/SCALE/ARM/seedN)")
+    sub.add_argument("--device", choices=["cpu", "gpu", "tpu"], help="fail where this is missing (default: the best)")
+    sub.add_argument("--distributed", action="store_true", help="one of several processes, with a common run directory")
+    sub.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where the machine does not know it")
+    sub.add_argument("--processes", type=int, metavar="N", help="how many there are, likewise")
+    sub.add_argument("--process", type=int, metavar="I", help="which of them this is, likewise")
 
     sub = command("table", _table, "train every arm of a paper's tables, print them and write report.html")
     sub.add_argument("name", help="paper")
@@ -97,8 +105,8 @@ def _parser():
     return parser
 
 
-def _prepare():
-    """Process-wide settings, before JAX starts."""
+def _prepare(device=None):
+    """Process-wide settings, before JAX starts; `device`: the only kind that will do."""
     from lmlab.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -107,6 +115,8 @@ def _prepare():
 
     from lmlab.data.bake import cache_directory
 
+    if device:
+        jax.config.update("jax_platforms", {"gpu": "cuda"}.get(device, device))
     jax.config.update("jax_compilation_cache_dir", os.path.join(cache_directory(), "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
@@ -181,7 +191,11 @@ def _changes(args):
 def _train_one(run, directory, arm):
     from lmlab.report.terminal import training_progress
     from lmlab.runner import run_arm
+    from lmlab.training import processes
 
+    processes.all_devices()  # a UserError now, if there are none
+    if not processes.is_first():
+        return run_arm(run, directory, arm)
     with training_progress(run.steps) as progress:
 
         def on_metrics(step, values):
@@ -197,8 +211,16 @@ def _train(args):
 
     loaded, arm, run = _resolve(args, args.seed)
     directory = args.dir or run_directory("runs", loaded.name, args.scale, arm, args.seed, _changes(args))
-    _prepare()
+    if not args.distributed and (args.coordinator, args.processes, args.process) != (None, None, None):
+        raise UserError("--coordinator, --processes and --process go with --distributed.")
+    _prepare(args.device)
+    if args.distributed:
+        from lmlab.training import processes
+
+        processes.join(args.coordinator, args.processes, args.process)
     result = _train_one(run, directory, arm)
+    if result is None:
+        return
     for name, value in result["metrics"].items():
         if isinstance(value, float):
             print(f"{name:<24} {value:.4f}")

@@ -1,11 +1,13 @@
 """From an experiment to finished run directories: train, evaluate, look, write result.json."""
 
 import codecs
+import dataclasses
 import datetime
 import itertools
 import json
 import os
 import platform
+import sys
 import zlib
 
 import numpy as np
@@ -23,19 +25,34 @@ def run_directory(root, experiment, scale, arm, seed, changes=()):
 def run_arm(run, directory, arm, on_metrics=lambda step, values: None):
     """Train `run` to its end in `directory` (resuming what is there) and write result.json; returns its content.
 
-    A directory that already holds the result of this very run is left as it is.
+    A directory that already holds the result of this very run is left as it is. With several processes all call this;
+    the first writes and returns the result, the others return None.
     """
-    from lmlab.training.directory import check, commits, write
+    from lmlab.training import processes
+    from lmlab.training.directory import check
     from lmlab.training.loop import train
     from lmlab.training.precision import compute_copy
+    from lmlab.training.signals import StopSignal
+    from lmlab.training.watchdog import Watchdog
 
     path = os.path.join(directory, "result.json")
-    if check(run, directory) and os.path.exists(path):
-        return config.load_json(path)
+    (finished,) = processes.from_first(processes.everywhere(lambda: check(run, directory) and os.path.exists(path)))
+    if finished:
+        return processes.first(lambda: config.load_json(path))
     params, data = train(run, directory, on_metrics)
     params, metrics = compute_copy(params, run.precision), {}
-    for evaluator in run.evaluators:
-        metrics |= evaluator(run.model, params, data)
+    with StopSignal(), Watchdog() as watch:
+        data = dataclasses.replace(data, check=lambda: watch.wait_for("a batch of the last evaluation"))
+        for evaluator in run.evaluators:
+            metrics |= evaluator(run.model, params, data)
+        params = processes.gather(params)
+        watch.wait_for("the sample and the result")
+        return processes.first(lambda: _write_result(run, directory, arm, params, data, metrics))
+
+
+def _write_result(run, directory, arm, params, data, metrics):
+    from lmlab.training.directory import commits, write
+
     train_lines, evaluations = read_metrics(directory)
     last = train_lines[-1]
     nominal = 1.0 / run.tokenizer.bytes_per_token
@@ -67,7 +84,7 @@ def run_arm(run, directory, arm, on_metrics=lambda step, values: None):
             "splits": {name: data.baked.manifest["splits"][name] for name in ("train", "validation", "test")},
         },
     }
-    write(path, json.dumps(result))
+    write(os.path.join(directory, "result.json"), json.dumps(result))
     return result
 
 
@@ -79,11 +96,11 @@ def _parameters(run):
 
 def read_metrics(directory):
     """(training lines, evaluation lines) of a run."""
-    lines = {"train": [], "evaluation": []}
+    lines = {}
     with open(os.path.join(directory, "metrics.jsonl"), encoding="utf-8") as f:
         for line in f:
             values = json.loads(line)
-            lines[values["kind"]].append(values)
+            lines.setdefault(values["kind"], []).append(values)
     return lines["train"], lines["evaluation"]
 
 
@@ -161,10 +178,13 @@ def load_run(directory):
     folder = os.path.join(os.path.abspath(directory), "checkpoints")
     if not os.path.isdir(folder):
         raise UserError(f"{directory} holds no checkpoint yet.")
+    step, sentences = checkpoints.readable_step(folder)
+    for sentence in sentences:
+        print(f"lmlab: {sentence}", file=sys.stderr)
+    if step is None:
+        raise UserError(f"{directory} holds no checkpoint{' that can be read' if sentences else ' yet'}.")
     with checkpoints.checkpointer(folder, read_only=True) as saved:
-        if checkpoints.latest_step(saved) is None:
-            raise UserError(f"{directory} holds no checkpoint yet.")
-        return run, run.model, checkpoints.restore(saved, abstract).params
+        return run, run.model, checkpoints.restore(saved, abstract, step).params
 
 
 def load_data(run):

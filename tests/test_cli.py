@@ -81,6 +81,43 @@ def test_committed_results_are_printed(path, capsys):
     assert code == 0 and "Splits: train " in out and "Measured by `lmlab table" in out
 
 
+REFUSED_AND_STOPPED = """
+import os, signal
+from lmlab.cli import main
+from lmlab.training import loop
+
+def code(*argv):
+    try:
+        main(["train", "hnet/llamabyte", "--corpus", "text", *argv])
+    except SystemExit as stop:
+        return stop.code
+
+def stop_first(*args, place=loop.place):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return place(*args)
+
+codes = [code("--processes", "2"), code("--distributed"), code("--device", "gpu")]
+loop.place = stop_first
+print(*codes, code("--device", "cpu", "--set", "batch_size=2"))
+"""
+
+
+def test_missing_accelerators_and_processes_are_refused_and_a_stopped_run_exits_with_its_code(tmp_path):
+    from tests.training import tiny
+
+    tiny.corpus(tmp_path)
+    env = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"}
+    env |= {"PYTHONPATH": str(ROOT), "LMLAB_CACHE": str(tmp_path / "cache"), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-c", REFUSED_AND_STOPPED]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
+    said = [line for line in done.stderr.splitlines() if line.startswith("lmlab: ")]
+    assert done.stdout.splitlines()[-1] == "2 2 2 75", done.stdout + done.stderr
+    assert len(said) == 4 and "go with --distributed" in said[0] and "did not find one another" in said[1]
+    assert "The accelerator that was asked for is not there" in said[2]
+    assert said[3] == "lmlab: Stopped at step 1; the same command resumes."
+    assert "Traceback" not in done.stderr
+
+
 def test_help_of_the_installed_command():
     done = subprocess.run([sys.executable, "-m", "lmlab.cli", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "inspect" in done.stdout

@@ -55,21 +55,20 @@ class Windows:
 class TrainBatches:
     """Batch `step` of a run: rows of a global shuffle, a new order every epoch, the same on any number of hosts.
 
-    The batch that straddles the end of an epoch takes its last rows from the next one.
+    The batch that straddles the end of an epoch takes its last rows from the next one. `rows`: numbers of the rows of
+    every batch that are read here (None: all).
     """
 
-    def __init__(self, windows, batch_size, seed, process_index=0, process_count=1):
+    def __init__(self, windows, batch_size, seed, rows=None):
         import grain
 
         self.windows = windows
         self._indices = grain.MapDataset.range(len(windows)).seed(seed).shuffle().repeat()
-        rows = batch_size // process_count
-        self._batch_size, self._first, self._rows = batch_size, process_index * rows, rows
+        self._batch_size, self._rows = batch_size, np.arange(batch_size) if rows is None else np.asarray(rows)
 
     def batch(self, step):
         """This process's rows of the batch of `step`."""
-        first = step * self._batch_size + self._first
-        return self.windows.batch([self._indices[first + i] for i in range(self._rows)])
+        return self.windows.batch([self._indices[step * self._batch_size + int(row)] for row in self._rows])
 
     def iterate(self, start):
         """Batches from step `start` on, read ahead in a thread."""

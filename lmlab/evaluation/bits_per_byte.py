@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -19,21 +20,24 @@ class Data:
     baked: object  # lmlab.data.bake.Baked
     length: int  # tokens per row
     batch_size: int  # rows
+    place: Callable = lambda batch: batch  # a whole batch to where it is scored: its rows split over devices
+    check: Callable = lambda: None  # called before every batch; raises when the run is asked to stop
 
     def windows(self, split):
         """Windows over a split."""
         return Windows(self.baked.split(split), self.length, self.baked.tokenizer)
 
 
-def bits_per_byte(model, params, windows, batch_size, see=lambda batch, scores: None):
+def bits_per_byte(model, params, windows, data, see=lambda batch, scores: None):
     """(bits per byte, source bytes, chunk starts per stage) of every window; `see` looks at every batch.
 
     bpb = sum of nats / (ln 2 * source bytes), summed in float64. The sum holds every target, the end of each document
     included; the bytes are those of the source.
     """
     nats, source_bytes, starts = 0.0, 0, 0
-    for batch in evaluation_batches(windows, batch_size):
-        scores = score(model, params, batch)
+    for batch in evaluation_batches(windows, data.batch_size):
+        data.check()
+        scores = score(model, params, data.place(batch))
         nats += float(np.sum(scores.nats_BL, dtype=np.float64))
         source_bytes += int(np.sum(batch["target_bytes"], dtype=np.int64))
         starts = starts + np.array([int(s.sum()) for s in scores.starts])
@@ -57,7 +61,7 @@ class BitsPerByte:
             if reads_bytes:
                 statistics.add(batch, scores.starts)
 
-        bpb, source_bytes, starts = bits_per_byte(model, params, windows, data.batch_size, see)
+        bpb, source_bytes, starts = bits_per_byte(model, params, windows, data, see)
         chunks = {f"stage{s}/bytes_per_chunk": source_bytes / max(1, int(n)) for s, n in enumerate(starts)}
         tokens = len(windows.stream.tokens) - 2 * len(windows.stream.starts)  # without BOS and EOS
         innermost = list(chunks.values())[-1] if chunks else source_bytes / tokens
@@ -88,7 +92,7 @@ class Robustness:
 
         def score(texts):
             windows = Windows(stream_of(texts, tokenizer), data.length, tokenizer)
-            return bits_per_byte(model, params, windows, data.batch_size)[0]
+            return bits_per_byte(model, params, windows, data)[0]
 
         result = {name: score(perturb(excerpts, name, self.seed)) for name in PERTURBATIONS}
         mean, clean = sum(result.values()) / len(result), score(excerpts)

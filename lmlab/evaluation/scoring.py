@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from lmlab.kernels.elementwise import softmax_cross_entropy
 from lmlab.models.hierarchy import uncapped
@@ -29,4 +30,9 @@ def score(model, params, batch):
     nats_BL, starts, overflow = _forward(model, params, batch)
     if int(overflow):
         nats_BL, starts, _ = _forward(uncapped(model), params, batch)
-    return Scores(np.asarray(nats_BL), tuple(np.asarray(s) for s in starts))
+    return Scores(_on_host(nats_BL), tuple(_on_host(s) for s in starts))
+
+
+def _on_host(x):
+    """All rows as a NumPy array, whichever process's devices hold them."""
+    return np.asarray(x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True))

@@ -1,6 +1,8 @@
 """Orbax checkpoints (its v1 API) behind a few calls, and models without a run: a description and parameters."""
 
+import concurrent.futures
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -17,28 +19,83 @@ from safetensors.numpy import load_file, save_file
 from lmlab import config
 from lmlab.errors import UserError
 from lmlab.models.language_model import abstract_init
+from lmlab.training import seals
 
 MODEL, PARAMETERS = "model.json", "params.safetensors"
 
 
 @contextlib.contextmanager
-def checkpointer(directory, keep=2, read_only=False):
-    """An open checkpointer over `directory`, keeping the latest `keep`; waits for pending writes on exit.
+def checkpointer(directory, keep_last=2, keep_every=0, read_only=False):
+    """`Checkpoints` in `directory`, open; waits for pending writes on exit.
 
-    One that only reads leaves unfinished checkpoints alone: another process may be writing them.
+    Kept are the latest `keep_last` and, for good, those of steps that `keep_every` divides (0: none). One that only
+    reads leaves unfinished checkpoints alone: another process may be writing them.
     """
     from orbax.checkpoint import v1 as ocp
 
-    c = ocp.training.Checkpointer(
-        directory,
-        save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-        preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-        cleanup_tmp_directories=not read_only,
+    keep = [ocp.training.preservation_policies.LatestN(keep_last)]
+    if keep_every:
+        keep.append(ocp.training.preservation_policies.EveryNSteps(keep_every))
+    saved = Checkpoints(
+        ocp.training.Checkpointer(
+            directory,
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=ocp.training.preservation_policies.AnyPreservationPolicy(keep),
+            cleanup_tmp_directories=not read_only,
+        )
     )
     try:
-        yield c
+        yield saved
     finally:
-        c.close()
+        saved.close()
+
+
+class Checkpoints:
+    """Orbax's checkpointer, and the seal that each checkpoint gets once it is written."""
+
+    def __init__(self, orbax):
+        self.orbax = orbax
+        self._thread, self._pending = concurrent.futures.ThreadPoolExecutor(1), None
+
+    def write(self, step, arrays):
+        """Begin to write; `arrays` may be changed once this returns."""
+        try:
+            response = self.orbax.save_pytree_async(step, arrays, overwrite=True)
+        except Exception as error:
+            raise self._failed(step, error) from error
+        self._pending = step, self._thread.submit(self._finish, step, response)
+
+    def _finish(self, step, response):
+        response.result()
+        if jax.process_index() == 0:
+            seals.seal(os.path.join(self.orbax.directory, str(step)))
+
+    def wait(self):
+        """Until what is being written is on disk; UserError if it could not be written."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            try:
+                pending[1].result()
+            except Exception as error:
+                raise self._failed(pending[0], error) from error
+
+    def _failed(self, step, error):
+        # A full disk reaches us as whatever the library below Orbax makes of it.
+        reason = getattr(error, "strerror", None) or next(
+            (os.strerror(e) for e in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if os.strerror(e) in str(error)), None
+        )
+        reason = reason or (str(error) or type(error).__name__).splitlines()[0]
+        where = f"the checkpoint of step {step} in {self.orbax.directory}"
+        return UserError(f"Cannot write {where}: {reason}. The earlier ones are kept.")
+
+    def close(self):
+        """Wait, and let go."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            with contextlib.suppress(Exception):  # of the write that `wait` has just told of
+                self.orbax.close()
 
 
 def _arrays(state):
@@ -47,16 +104,56 @@ def _arrays(state):
 
 
 def save(c, state, step, wait=False):
-    """Write `state` as step `step`, in the background unless `wait`."""
+    """Write `state` as step `step`, in the background unless `wait`. A step that is there already is left as it is."""
+    c.wait()
+    if step != latest_step(c):
+        c.write(step, _arrays(state))
     if wait:
-        c.save_pytree(step, _arrays(state), overwrite=True)
-    else:
-        c.save_pytree_async(step, _arrays(state), overwrite=True)
+        c.wait()
 
 
 def latest_step(c):
     """Newest complete checkpoint, or None."""
-    return None if c.latest is None else c.latest.step
+    return None if c.orbax.latest is None else c.orbax.latest.step
+
+
+def steps(directory):
+    """Steps of the checkpoints below `directory`, whole or not, ascending."""
+    return sorted(int(name) for name in os.listdir(directory) if name.isdigit()) if os.path.isdir(directory) else []
+
+
+def newest_whole(directory):
+    """(newest step whose checkpoint is whole, or None; {later step: what is wrong with its checkpoint})."""
+    flaws = {}
+    for step in reversed(steps(directory)):
+        reason = seals.flaw(os.path.join(directory, str(step)))
+        if reason is None:
+            return step, flaws
+        flaws[step] = reason
+    return None, flaws
+
+
+def set_aside(directory):
+    """Move the checkpoints after the newest whole one to `damaged` beside `directory`; a sentence for each."""
+    whole, flaws = newest_whole(directory)
+    aside = os.path.join(os.path.dirname(directory), "damaged")
+    for step in flaws:
+        os.makedirs(aside, exist_ok=True)
+        shutil.rmtree(os.path.join(aside, str(step)), ignore_errors=True)
+        os.replace(os.path.join(directory, str(step)), os.path.join(aside, str(step)))
+    instead = "training begins anew" if whole is None else f"training resumes from step {whole}"
+    return [f"The checkpoint of step {s} {reason}; it is now in {aside}, and {instead}." for s, reason in flaws.items()]
+
+
+def readable_step(directory):
+    """(step to read, or None; sentences about later ones that cannot be read). Changes nothing.
+
+    Where no checkpoint at all has a seal, they are older than seals, and the newest is taken as it is.
+    """
+    whole, flaws = newest_whole(directory)
+    if whole is None and set(flaws.values()) == {seals.UNFINISHED}:
+        return max(flaws), []
+    return whole, [f"The checkpoint of step {s} in {directory} {reason}." for s, reason in flaws.items()]
 
 
 def restore(c, abstract, step=None):
@@ -64,9 +161,10 @@ def restore(c, abstract, step=None):
     key = jax.eval_shape(jax.random.key_data, abstract.key)
     target = abstract.replace(key=jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=abstract.key.sharding))
     try:
-        state = c.load_pytree(step, target)
+        state = c.orbax.load_pytree(step, target)
     except (ValueError, FileNotFoundError, KeyError) as error:
-        raise UserError(f"The checkpoint in {c.directory} does not fit this model: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"The checkpoint in {c.orbax.directory} does not fit this model: {reason}") from error
     return state.replace(key=jax.random.wrap_key_data(state.key))
 
 

@@ -64,6 +64,12 @@ def pin(directory, baked):
     write(path, json.dumps({"identity": baked.identity, "splits": baked.manifest["splits"]}, indent=1))
 
 
+def shared(run, directory):
+    """UserError if this process does not see the run directory that the first one has claimed."""
+    if not os.path.exists(os.path.join(directory, RUN)) or not check(run, directory):
+        raise UserError(f"{directory} is not on a file system that all processes share.")
+
+
 def tokenizer_of(run, directory):
     """The tokenizer that the run in `directory` was trained with."""
     if not os.path.exists(os.path.join(directory, DATA)):

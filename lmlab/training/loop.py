@@ -1,61 +1,86 @@
 """Training from a `Run` to a run directory, top to bottom."""
 
+import contextlib
+import dataclasses
 import json
 import math
 import os
+import sys
 import time
 
 import jax
 
 from lmlab.data.bake import bake
-from lmlab.data.batches import TrainBatches, Windows
-from lmlab.errors import UserError
+from lmlab.data.batches import TrainBatches
+from lmlab.errors import Stopped, UserError
 from lmlab.evaluation.bits_per_byte import BitsPerByte, Data
-from lmlab.training import checkpoints
-from lmlab.training.directory import check, claimed, pin
+from lmlab.training import checkpoints, processes
+from lmlab.training.directory import check, claimed, pin, shared
 from lmlab.training.precision import compute_copy
-from lmlab.training.sharding import batch_sharding, check_rows, make_mesh, place
+from lmlab.training.sharding import batch_sharding, check_rows, local_rows, make_mesh, place, place_whole
+from lmlab.training.signals import StopSignal
 from lmlab.training.step import make_init, make_step
+from lmlab.training.watchdog import Watchdog
 from lmlab.training.writer import MetricsWriter
 
 
 def train(run, directory, on_metrics=lambda step, values: None):
     """Train `run` in `directory`, resuming exactly where an earlier call stopped.
 
-    Returns (params, data) at the end of the run; `on_metrics(step, values)` sees every logged line. UserError if the
-    directory holds another run or is in use, if the corpus has changed or lacks a split that is evaluated, or if mesh
-    and batch do not fit the devices.
+    Returns (params, data) at the end of the run; `on_metrics(step, values)` sees every logged line. With several
+    processes all call this, and the first writes the run directory. UserError if the directory holds another run, is
+    in use or cannot be written, if the corpus has changed or lacks a split that is evaluated, or if mesh and batch do
+    not fit the devices. `Stopped` after SIGTERM or Ctrl-C, once what was done is saved.
     """
-    if jax.process_count() > 1:
-        raise UserError("Training takes one process for now: the run directory is written by all of them otherwise.")
     mesh = make_mesh(run.mesh)
     check_rows(run, mesh)
-    check(run, directory)
-    baked = bake(run.corpus, run.tokenizer)
-    for split in {"train", "validation"} | {e.split for e in run.evaluators}:
-        baked.split(split)  # a UserError now, not after the training
-    with claimed(run, directory):
-        pin(directory, baked)
-        return _train(run, directory, Data(baked, run.length, run.batch_size), mesh, on_metrics)
+    with StopSignal() as stop, contextlib.ExitStack() as stack:
+        processes.first(lambda: check(run, directory))
+        # The others find what the first has baked, or bake a copy of their own where they share no file system.
+        processes.first(lambda: bake(run.corpus, run.tokenizer))
+        baked = processes.everywhere(lambda: bake(run.corpus, run.tokenizer))
+        for split in {"train", "validation"} | {e.split for e in run.evaluators}:
+            baked.split(split)  # a UserError now, not after the training
+        processes.first(lambda: (stack.enter_context(claimed(run, directory)), pin(directory, baked)))
+        processes.everywhere(lambda: (shared(run, directory), pin(directory, baked)))
+        watch = stack.enter_context(Watchdog())
+
+        def between_batches():
+            watch.wait_for("a batch of an evaluation")
+            stop.check()
+
+        data = Data(
+            baked, run.length, run.batch_size, lambda b: place_whole(b, batch_sharding(mesh)), between_batches
+        )
+        try:
+            params = _train(run, directory, data, mesh, stop, watch, on_metrics)
+        except OSError as error:
+            raise UserError(
+                f"Training in {directory} failed: {error.strerror or error}. What was saved before is kept, and the "
+                "same command resumes."
+            ) from error
+    return params, dataclasses.replace(data, check=lambda: None)
 
 
-def _train(run, directory, data, mesh, on_metrics):
+def _train(run, directory, data, mesh, stop, watch, on_metrics):
     optimizer = run.optimizer.build(run.steps)
     init, shardings = make_init(run, optimizer, mesh)
     step_fn = make_step(run, optimizer, mesh, shardings)
-    batches = TrainBatches(
-        data.windows("train"), run.batch_size, run.seed, jax.process_index(), jax.process_count()
-    )
+    sharding = batch_sharding(mesh)
+    batches = TrainBatches(data.windows("train"), run.batch_size, run.seed, local_rows(sharding, run.batch_size))
     validate = BitsPerByte("validation")
 
     def flops_per_step(ratios=()):
         """Backward = 2 x forward; chunks as planned, or at `ratios`."""
         return 3 * sum(run.model.flops(run.length, ratios).values()) * run.batch_size * run.length
 
-    with checkpoints.checkpointer(os.path.join(os.path.abspath(directory), "checkpoints")) as saved:
-        start = checkpoints.latest_step(saved)
-        if start is None:
-            start, state = 0, init(jax.random.key(run.seed))
+    folder = os.path.join(os.path.abspath(directory), "checkpoints")
+    warnings = processes.first(lambda: checkpoints.set_aside(folder))
+    with checkpoints.checkpointer(folder, run.keep_last, run.keep_every) as saved:
+        watch.wait_for("the checkpoint to resume from")
+        step = checkpoints.latest_step(saved)
+        if step is None:
+            step, state = 0, init(jax.random.key(run.seed))
         else:
             abstract = jax.tree.map(
                 lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
@@ -63,9 +88,16 @@ def _train(run, directory, data, mesh, on_metrics):
                 shardings,
             )
             state = checkpoints.restore(saved, abstract)
-        writer = MetricsWriter(directory, start)
-        clock = Clock(directory, start)
-        totals = Totals(directory, start)
+        # A run that was stopped in an evaluation has still to do it.
+        (evaluated,) = processes.from_first(_last_line(directory, step, "evaluation").get("step", 0) == step)
+        writer = MetricsWriter(directory, step) if processes.is_first() else None
+        clock = Clock(directory, step)
+        totals = Totals(directory, step)
+        pending = None
+
+        def write(kind, step, values):
+            if writer is not None:
+                writer.write(kind, step, values)
 
         def log(step, metrics):
             """Called one step late, so that the device never waits for the host."""
@@ -77,39 +109,70 @@ def _train(run, directory, data, mesh, on_metrics):
             for name in ("loss", "grad_norm"):
                 if not math.isfinite(values[name]):
                     raise UserError(f"{name} is {values[name]} at step {step}; the checkpoints before it are kept.")
-            writer.write("train", step, values)
-            on_metrics(step, values)
+            write("train", step, values)
+            if processes.is_first():
+                on_metrics(step, values)
 
-        pending = None
-        stream = batches.iterate(start)
-        for step in range(start + 1, run.steps + 1):
-            state, metrics = step_fn(state, place(next(stream), batch_sharding(mesh)))
+        def evaluate(step):
+            with clock.paused():
+                values = validate(run.model, compute_copy(state.params, run.precision), data)
+            at = {k: totals.last[k] for k in ("bytes", "flops", "seconds")}
+            write("evaluation", step, {"split": "validation"} | values | at)
+
+        for sentence in warnings or ():
+            print(f"lmlab: {sentence}", file=sys.stderr, flush=True)
+            write("warning", step, {"text": sentence})
+        stop.defer(processes.anywhere())
+        stream = batches.iterate(step)
+        try:
+            if not evaluated and _is_due(step, run.evaluate_every, run.steps):
+                evaluate(step)
+            while step < run.steps:
+                stop.check()
+                watch.wait_for(f"the batch of step {step + 1}")
+                batch = next(stream)
+                watch.wait_for(f"step {step + 1}")
+                state, metrics = step_fn(state, place(batch, sharding))
+                step += 1
+                if pending is not None:
+                    log(*pending)
+                pending = (step, metrics)
+                evaluates = _is_due(step, run.evaluate_every, run.steps)
+                saves = _is_due(step, run.checkpoint_every, run.steps)
+                if evaluates or saves:
+                    log(*pending)
+                    pending = None
+                if evaluates:
+                    evaluate(step)
+                if saves:
+                    watch.wait_for(f"the checkpoint of step {step}")
+                    with clock.paused():
+                        checkpoints.save(saved, state, step, wait=step == run.steps)
+            stop.check()
+        except Stopped:
             if pending is not None:
                 log(*pending)
-            pending = (step, metrics)
-            last = step == run.steps
-            evaluates, saves = step % run.evaluate_every == 0 or last, step % run.checkpoint_every == 0 or last
-            if evaluates or saves:
-                log(*pending)
-                pending = None
-            if evaluates:
-                with clock.paused():
-                    values = validate(run.model, compute_copy(state.params, run.precision), data)
-                at = {k: totals.last[k] for k in ("bytes", "flops", "seconds")}
-                writer.write("evaluation", step, {"split": "validation"} | values | at)
-            if saves:
-                with clock.paused():
-                    checkpoints.save(saved, state, step, wait=last)
-        stream.close()
-        writer.close()
-    return state.params, data
+            write("stopped", step, totals.unlogged() | {"seconds": round(clock.seconds(), 3)})
+            watch.wait_for(f"the checkpoint of step {step}")
+            if step:
+                checkpoints.save(saved, state, step, wait=True)
+            raise Stopped(f"Stopped at step {step}; the same command resumes.") from None
+        finally:
+            stream.close()
+            if writer is not None:
+                writer.close()
+    return state.params
+
+
+def _is_due(step, every, last):
+    return step > 0 and (step % every == 0 or step == last)
 
 
 class Clock:
     """Seconds of training over the life of a run: evaluations, checkpoints and time between restarts left out."""
 
     def __init__(self, directory, start):
-        self._before = _last_line(directory, start).get("seconds", 0.0)
+        self._before = _last_line(directory, start, "train", "stopped").get("seconds", 0.0)
         self._since, self._paused = time.monotonic(), 0.0
 
     def seconds(self):
@@ -134,9 +197,16 @@ class Totals:
     """Sums of the step's metrics since the last logged line, and the bytes and FLOPs of the whole run."""
 
     def __init__(self, directory, start):
-        last = _last_line(directory, start)
+        last = _last_line(directory, start, "train")
         self.last = {name: last.get(name, 0) for name in ("bytes", "seconds", "flops", "computed_flops")}
         self._sums, self._steps = {}, 0
+        stopped = _last_line(directory, start, "stopped")
+        if stopped.get("step") == start:
+            self._sums, self._steps = stopped["sums"], stopped["steps"]
+
+    def unlogged(self):
+        """What a resumed run needs to log the line that it was stopped in."""
+        return {"sums": self._sums, "steps": self._steps}
 
     def add(self, metrics):
         """One step's metrics, as NumPy scalars."""
@@ -180,14 +250,13 @@ class Totals:
         return values
 
 
-def _last_line(directory, start):
-    """The last training line at or before step `start`, or nothing."""
+def _last_line(directory, start, *kinds):
+    """The last metrics line of these kinds at or before step `start`, or nothing."""
     path, line = os.path.join(directory, "metrics.jsonl"), {}
     if start and os.path.exists(path):
         with open(path, encoding="utf-8") as f:
             for text in f:
                 values = json.loads(text) if text.endswith("\n") else {"kind": "torn"}
-                if values["kind"] == "train" and values["step"] <= start:
+                if values["kind"] in kinds and values["step"] <= start:
                     line = values
     return line
-

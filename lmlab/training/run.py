@@ -24,6 +24,8 @@ class Run:
     evaluators: tuple = ()
     evaluate_every: int = 100  # steps
     checkpoint_every: int = 100  # steps
+    keep_last: int = 2  # checkpoints; of two, one may be damaged
+    keep_every: int = 0  # steps: checkpoints that are kept for good; 0: none
     log_every: int = 10  # steps
     precision: str = "float32"
     accumulate: int = 1  # microbatches that a step's batch goes through one after another
@@ -32,9 +34,15 @@ class Run:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "length", "evaluate_every", "checkpoint_every", "log_every", "accumulate"):
+        positive = ("steps", "batch_size", "length", "evaluate_every", "checkpoint_every", "keep_last", "log_every")
+        for name in (*positive, "accumulate"):
             if getattr(self, name) < 1:
                 raise UserError(f"A run needs {name} of at least 1, not {getattr(self, name)}.")
+        if self.keep_every < 0 or self.keep_every % self.checkpoint_every:
+            raise UserError(
+                f"keep_every={self.keep_every} must be a multiple of checkpoint_every={self.checkpoint_every}, so that "
+                "what is to be kept is written."
+            )
         if self.seed < 0:
             raise UserError(f"A seed is at least 0, not {self.seed}.")
         for name in ("evaluate_every", "checkpoint_every"):

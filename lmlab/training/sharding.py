@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lmlab.errors import UserError
 from lmlab.kernels.dispatch import HEADS, ROWS
+from lmlab.training.processes import all_devices
 
 AXES = (*ROWS, HEADS)
 RULES = (("embed", "fsdp"), ("vocab", HEADS), ("heads", HEADS), ("inner", HEADS))
@@ -36,7 +37,7 @@ class Mesh:
 def make_mesh(mesh, devices=None):
     """The only place that builds a mesh. Auto axes: Linen's partitioning raises under the Explicit ones that
     `jax.make_mesh` gives."""
-    devices = np.asarray(jax.devices() if devices is None else devices)
+    devices = np.asarray(all_devices() if devices is None else devices)
     return jax.sharding.Mesh(devices.reshape(mesh.shape(devices.size)), AXES)
 
 
@@ -76,8 +77,21 @@ def parameter_shardings(abstract, mesh):
     return jax.tree.map(one, abstract, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
 
 
+def local_rows(sharding, batch_size):
+    """Numbers of the rows of a batch that the devices of this process hold, ascending."""
+    parts = sharding.addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[rows] for rows in parts]))
+
+
 def place(batch, sharding):
     """This process's rows of a batch to a global array."""
     if jax.process_count() == 1:
         return jax.device_put(batch, sharding)
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+
+def place_whole(batch, sharding):
+    """A batch that every process holds to a global array, of which each device gets its rows."""
+    if jax.process_count() == 1:
+        return jax.device_put(batch, sharding)
+    return {k: jax.make_array_from_callback(v.shape, sharding, v.__getitem__) for k, v in batch.items()}

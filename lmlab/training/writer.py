@@ -33,5 +33,7 @@ class MetricsWriter:
 
     def close(self):
         """Flush and close both."""
-        self._file.close()
-        self._board.close()
+        try:
+            self._file.close()
+        finally:
+            self._board.close()

@@ -100,7 +100,7 @@ def test_a_batch_is_a_function_of_seed_and_step():
 def test_the_number_of_hosts_changes_nothing(hosts):
     windows = train_windows()
     alone = TrainBatches(windows, 8, seed=3)
-    shared = [TrainBatches(windows, 8, 3, host, hosts) for host in range(hosts)]
+    shared = [TrainBatches(windows, 8, 3, rows) for rows in np.arange(8).reshape(hosts, -1)]
     for step in range(12):
         parts = [host.batch(step) for host in shared]
         for key, value in alone.batch(step).items():

@@ -8,7 +8,7 @@ import pytest
 
 from lmlab.data.bake import stream_of
 from lmlab.data.batches import Windows
-from lmlab.evaluation.bits_per_byte import bits_per_byte
+from lmlab.evaluation.bits_per_byte import Data, bits_per_byte
 from lmlab.evaluation.passages import read_passage
 from lmlab.evaluation.scoring import score
 from lmlab.models.build import hierarchy
@@ -40,7 +40,7 @@ def test_equals_the_sum_by_hand(recipe, length, batch):
     expected = nats / (np.log(2) * sum(map(len, DOCUMENTS)))
     windows = Windows(stream_of(DOCUMENTS, tokenizer), length, tokenizer)
     model, params = Unigram(tokenizer.vocab_size), {"params": {"logits": logits}}
-    bpb, source_bytes, _ = bits_per_byte(model, params, windows, batch)
+    bpb, source_bytes, _ = bits_per_byte(model, params, windows, Data(None, length, batch))
     assert source_bytes == sum(map(len, DOCUMENTS))
     np.testing.assert_allclose(bpb, expected, rtol=1e-6)
 

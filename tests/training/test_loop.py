@@ -3,9 +3,6 @@
 import dataclasses
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 
 import jax
@@ -61,28 +58,6 @@ def test_resume_equals_never_having_stopped(tmp_path):
     # A finished run is left as it is.
     again, _ = train(run, tmp_path / "whole")
     assert_equal(whole, again)
-
-
-def test_killed_process_resumes_bit_for_bit(tmp_path):
-    run = tiny.run(tmp_path, steps=12)
-    whole, _ = train(run, tmp_path / "whole")
-    code = (
-        "import jax, sys, pathlib\n"
-        "jax.config.update('jax_platforms', 'cpu')\n"
-        "from tests.training import tiny\nfrom lmlab.training.loop import train\n"
-        "p = pathlib.Path(sys.argv[1])\n"
-        "train(tiny.run(p, steps=12), p / 'killed', lambda s, v: print(s, flush=True))\n"
-    )
-    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    for line in child.stdout:
-        if int(line) >= 6:
-            child.send_signal(signal.SIGKILL)
-            break
-    child.wait()
-    assert child.returncode == -signal.SIGKILL
-    killed, _ = train(run, tmp_path / "killed")
-    assert_equal(whole, killed)
-    assert lines(tmp_path / "whole") == lines(tmp_path / "killed")
 
 
 def test_loss_falls_and_run_directory_is_complete(tmp_path):

@@ -4,7 +4,7 @@ import dataclasses
 
 from lmlab.data.corpora import Files
 from lmlab.evaluation.bits_per_byte import BitsPerByte
-from lmlab.models.build import hierarchy
+from lmlab.models.build import hierarchy, transformer
 from lmlab.models.language_model import LanguageModel
 from lmlab.text.bytes import ByteTokenizer
 from lmlab.training.optimizers import AdamW, hnet_multipliers
@@ -40,3 +40,9 @@ def run(tmp_path, **changes):
         log_every=2,
     )
     return dataclasses.replace(base, **changes)
+
+
+def plain(tmp_path, **changes):
+    """A small transformer over the same text, which compiles in a second."""
+    model = LanguageModel(256, transformer(1, 32, 64, n_heads=2))
+    return run(tmp_path, model=model, optimizer=AdamW(1e-3), **changes)
