@@ -55,7 +55,7 @@ def render_page(title, claim, views, results, provenance, arm_labels):
         ("chunks", "Chunks", _chunks(firsts, arms)),
         ("surprisal", "Surprisal", _surprisal(firsts, arms)),
         ("samples", "Samples",
-         _grid(arms.panel(arm, "", f'<div class="text">{text.text_html(result.sample)}</div>')
+         grid(arms.panel(arm, "", f'<div class="text">{text.text_html(result.sample)}</div>')
                for arm, result in firsts.items() if result.sample)),
         ("provenance", "Provenance", _provenance(results, labels, arms, provenance)),
     ]
@@ -66,7 +66,7 @@ def render_page(title, claim, views, results, provenance, arm_labels):
     facts = " · ".join(html.escape(_plain(provenance[name])) for name in ("scale", "commit", "date")
                        if provenance.get(name))
     pending = "" if results else '<p class="how">No run of this table has finished yet.</p>'
-    title, style, script = html.escape(title), _asset("page.css"), _asset("page.js")
+    title, style, script = html.escape(title), asset("page.css"), asset("page.js")
     return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -77,7 +77,8 @@ def render_page(title, claim, views, results, provenance, arm_labels):
             f"<main>{body}</main><script>{script}</script></body></html>\n")
 
 
-def _asset(name):
+def asset(name):
+    """Style sheet or script of the page."""
     return pathlib.Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
@@ -100,9 +101,10 @@ class _Arms:
                 f"</figcaption>{content}</figure>")
 
 
-def _grid(panels):
+def grid(panels, columns=None):
+    """Panels side by side, in a narrow window fewer; `columns`: None for what suits their number."""
     panels = list(panels)
-    columns = 2 if len(panels) < 3 else 3 if len(panels) in (3, 5, 6) else 4
+    columns = columns or (2 if len(panels) < 3 else 3 if len(panels) in (3, 5, 6) else 4)
     return f'<div class="panels" style="--n:{columns}">{"".join(panels)}</div>' if panels else ""
 
 
@@ -126,7 +128,7 @@ def _by_passage(firsts):
 def _passages(groups, arms, describe, show):
     return "".join(
         f'<div class="passage"><h3>Passage {i} <small>{len(group[0][1]["bytes"])} bytes</small></h3>'
-        + _grid(arms.panel(arm, describe(passage), show(passage)) for arm, passage in group) + "</div>"
+        + grid(arms.panel(arm, describe(passage), show(passage)) for arm, passage in group) + "</div>"
         for i, group in enumerate(groups, 1) if group)
 
 
@@ -138,12 +140,7 @@ def _chunks(firsts, arms):
 
 def _surprisal(firsts, arms):
     shown = _passages(_by_passage(firsts), arms, text.describe_surprisal, text.surprisal_html)
-    edges = [f"{edge:g}" for edge in text.LEVELS]
-    between = (f"{low} to {high}" for low, high in zip(edges, edges[1:]))
-    names = [f"below {edges[0]}", *between, f"{edges[-1]} and up"]
-    keys = "".join(f'<li class="h{i}">{name}</li>' for i, name in enumerate(names))
-    scale = f'<ol class="scale" aria-label="Bits per byte">{keys}<li class="unit">bits</li></ol>'
-    return scale + shown if shown else ""
+    return text.scale_html() + shown if shown else ""
 
 
 def _plain(value):

@@ -104,6 +104,15 @@ def surprisal_html(passage):
     return f'<div class="text heat">{"".join(spans)}</div>'
 
 
+def scale_html():
+    """What the shades of `surprisal_html` mean."""
+    edges = [f"{edge:g}" for edge in LEVELS]
+    between = (f"{low} to {high}" for low, high in zip(edges, edges[1:]))
+    names = [f"below {edges[0]}", *between, f"{edges[-1]} and up"]
+    keys = "".join(f'<li class="h{i}">{name}</li>' for i, name in enumerate(names))
+    return f'<ol class="scale" aria-label="Bits per byte">{keys}<li class="unit">bits</li></ol>'
+
+
 def _bands(levels):
     width = 100 / len(levels)
     bands = (f"var(--h{shade}) {i * width:.0f}% {(i + 1) * width:.0f}%" for i, shade in enumerate(levels))
