@@ -112,6 +112,7 @@ def test_killed_at_random_moments(whole):
         reached.append(int(([first] + out.split())[-1]))
         if reached[-1] == 60:
             break
+    assert reached[0] < 60
     params, _ = train(run, folder / "killed")
     left_alone, _ = train(run, folder / "long")
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), left_alone, params)
