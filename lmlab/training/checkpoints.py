@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import errno
 import json
+import logging
 import os
 import shutil
 
@@ -19,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from lmlab import config
 from lmlab.errors import UserError
 from lmlab.models.language_model import abstract_init
-from lmlab.training import seals
+from lmlab.training import processes, seals
 
 MODEL, PARAMETERS = "model.json", "params.safetensors"
 
@@ -44,10 +45,20 @@ def checkpointer(directory, keep_last=2, keep_every=0, read_only=False):
             cleanup_tmp_directories=not read_only,
         )
     )
+    quiet = logging.getLogger("absl")
+    quiet.addFilter(_not_told_twice)
     try:
         yield saved
     finally:
-        saved.close()
+        try:
+            saved.close()
+        finally:
+            quiet.removeFilter(_not_told_twice)
+
+
+def _not_told_twice(record):
+    """Orbax logs the stack of every thread that an error passes through, and then raises it; we tell it once."""
+    return record.levelno < logging.ERROR or "orbax" not in record.pathname
 
 
 class Checkpoints:
@@ -107,9 +118,22 @@ def save(c, state, step, wait=False):
     """Write `state` as step `step`, in the background unless `wait`. A step that is there already is left as it is."""
     c.wait()
     if step != latest_step(c):
-        c.write(step, _arrays(state))
+        arrays = _arrays(state)
+        size = sum(a.nbytes for a in jax.tree.leaves(arrays))
+        processes.first(lambda: _require_space(c.orbax.directory, step, size))
+        c.write(step, arrays)
     if wait:
         c.wait()
+
+
+def _require_space(directory, step, size):
+    """UserError where the disk has no room for `size` bytes. Better before than by an error from deep below Orbax."""
+    free = shutil.disk_usage(directory).free
+    if free < size:
+        raise UserError(
+            f"Cannot write the checkpoint of step {step} in {directory}: it takes {size:,} bytes and {free:,} are free. "
+            "The earlier ones are kept."
+        )
 
 
 def latest_step(c):

@@ -36,4 +36,11 @@ class MetricsWriter:
         try:
             self._file.close()
         finally:
-            self._board.close()
+            try:
+                self._board.close()
+            except OSError:
+                # Else its thread, and what it does at exit, each fail once more and print a stack.
+                events = self._board.file_writer.event_writer
+                events._worker.stop()
+                events._closed = True
+                raise

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,6 +112,7 @@ def test_killed_at_random_moments(whole):
         reached.append(int(([first] + out.split())[-1]))
         if reached[-1] == 60:
             break
+    assert reached[0] < 60
     params, _ = train(run, folder / "killed")
     left_alone, _ = train(run, folder / "long")
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), left_alone, params)
@@ -183,7 +185,7 @@ def one_sentence(error):
     return "\n" not in text and len(text) < 400 and text.endswith(".")
 
 
-def test_a_full_disk_ends_in_one_sentence_and_damages_nothing(whole, monkeypatch, capfd):
+def test_a_full_disk_ends_in_one_sentence_and_damages_nothing(whole, monkeypatch, capfd, caplog):
     run, path = whole[0], whole[1] / "full"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -196,7 +198,12 @@ def test_a_full_disk_ends_in_one_sentence_and_damages_nothing(whole, monkeypatch
             train(run, path, fill_up)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert one_sentence(error) and "Traceback" not in capfd.readouterr().err
+    assert one_sentence(error) and "Traceback" not in capfd.readouterr().err + caplog.text
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="and 1,000 are free") as error:
+        patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))
+        train(run, path)
+    assert one_sentence(error)
 
     def refuse(*args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
