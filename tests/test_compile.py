@@ -28,6 +28,7 @@ def test_a_step_over_four_chips_runs_every_kernel(tmp_path):
     compiled = ahead.compile_step(run, "v5e:2x2")
     assert compiled.fits and compiled.chips == 4
     expected = {"linear_scan", "linear_scan_gradient", "ssd", "ssd_gradient", "gather", "spread", "spread_gradient"}
+    expected |= {"causal_conv_silu", "causal_conv_silu_gradient"}
     assert expected <= compiled.kernels.keys() and any("splash" in name for name in compiled.kernels)
     gradients = {k: size for k, (_, size) in compiled.collectives.items() if k.startswith(("all-reduce", "reduce-scatter"))}
     assert gradients["all-reduce f32"] > 0.99 * sum(gradients.values()), "gradients are added up in float32"

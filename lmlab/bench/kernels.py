@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lmlab.errors import UserError
-from lmlab.kernels import aot, compaction, scan, ssd
+from lmlab.kernels import aot, compaction, convolution, scan, ssd
 
 TPU = "v5e:2x2"
 
@@ -22,28 +22,33 @@ TPU = "v5e:2x2"
 def shapes(small):
     """{kernel: (arguments as shapes, the XLA form, the reference)}."""
     B, L, D, H, N = (2, 1024, 128, 4, 64) if small else (2, 8192, 1024, 16, 128)
+    C = 2 * D + 2 * N  # of Mamba-2's convolution
 
     def f32(*dims):
         return jax.ShapeDtypeStruct(dims, jnp.float32)
 
     c = jax.eval_shape(functools.partial(compaction.compact, capacity=L // 4), jax.ShapeDtypeStruct((B, L), bool))
     mamba = (f32(B, L, H, 64), f32(B, L, H), f32(H), f32(B, L, N), f32(B, L, N))
+    conv = (f32(B, L, C), f32(4, C), f32(C), jax.ShapeDtypeStruct((B, L), jnp.int32))
     return {
         "linear recurrence": ((f32(B, L), f32(B, L, D)), scan.linear_scan, scan.linear_scan_reference),
         "SSD": (mamba, ssd.ssd, ssd.ssd_reference),
+        "causal convolution": (conv, convolution.causal_conv_silu, convolution.causal_conv_silu_reference),
         "compaction": ((f32(B, L, D), c), compaction.gather, compaction.gather_reference),
         "its inverse": ((f32(B, L // 4, D), c), compaction.spread, compaction.spread_reference),
     }
 
 
 def filled(tree):
-    """Arguments of these shapes: chunks every 8 positions, decays in (0, 1), normal values."""
+    """Arguments of these shapes: chunks every 8 positions, documents of 100, decays in (0, 1), normal values."""
 
     def fill(v):
         if isinstance(v, compaction.Compaction):
             L = v.slot_BL.shape[1]
             start_BL = jnp.broadcast_to(jnp.arange(L) % 8 == 0, v.slot_BL.shape)
             return compaction.compact(start_BL, v.index_BC.shape[1])
+        if v.dtype == jnp.int32:
+            return jnp.broadcast_to(jnp.arange(v.shape[1], dtype=v.dtype) // 100, v.shape)
         x = jax.random.normal(jax.random.key(v.size), v.shape, v.dtype)
         if v.ndim == 1:  # Mamba-2's A, and below its time steps
             return -jnp.exp(x)
@@ -54,7 +59,7 @@ def filled(tree):
 
 def with_gradient(f, arguments):
     """A compiled (value, gradients in the floating-point arguments)."""
-    numbers = tuple(i for i, v in enumerate(arguments) if not isinstance(v, compaction.Compaction))
+    numbers = tuple(i for i, v in enumerate(arguments) if getattr(v, "dtype", None) == jnp.float32)
 
     def loss(*values):
         return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(f(*values)))
@@ -87,6 +92,7 @@ def compiled():
     kernels = {
         "linear recurrence": "lmlab.kernels.scan_tpu:linear_scan_tpu",
         "SSD": "lmlab.kernels.ssd_tpu:ssd_tpu",
+        "causal convolution": "lmlab.kernels.convolution_tpu:causal_conv_silu_tpu",
         "compaction": "lmlab.kernels.compaction_tpu:gather_tpu",
         "its inverse": "lmlab.kernels.compaction_tpu:spread_tpu",
     }

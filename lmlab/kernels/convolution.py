@@ -4,6 +4,7 @@ A state [B, K, C] holds the last K inputs, oldest first; zeros at the start of a
 window by the next position, and is kept because the original implementation keeps it.
 """
 
+import jax
 import jax.numpy as jnp
 
 
@@ -17,22 +18,19 @@ def _with_state(conv, x_BLC, w_KC, bias_C, segment_ids_BL, state_BKC):
 
 
 def causal_conv_reference(x_BLC, w_KC, bias_C, segment_ids_BL=None, state_BKC=None):
-    """y_t = bias + sum_k w_k x_{t-K+1+k}, over taps in t's segment only; obvious and slow."""
-    if state_BKC is not None:
-        return _with_state(causal_conv_reference, x_BLC, w_KC, bias_C, segment_ids_BL, state_BKC)
-    K, L = w_KC.shape[0], x_BLC.shape[1]
-    rows = []
-    for t in range(L):
-        y = jnp.broadcast_to(bias_C, x_BLC[:, 0].shape)
-        for k in range(K):
-            s = t - K + 1 + k
-            if s >= 0:
-                tap = w_KC[k] * x_BLC[:, s]
-                if segment_ids_BL is not None:
-                    tap = jnp.where((segment_ids_BL[:, s] == segment_ids_BL[:, t])[:, None], tap, 0)
-                y = y + tap
-        rows.append(y)
-    return jnp.stack(rows, axis=1)
+    """y_t = bias + sum_k w_k x_{t-K+1+k}, over taps in t's segment only, position by position; obvious and slow."""
+    (B, L, C), K = x_BLC.shape, w_KC.shape[0]
+    ids_BL = jnp.zeros((B, L), jnp.int32) if segment_ids_BL is None else segment_ids_BL
+    inputs_BKC = jnp.zeros((B, K, C), x_BLC.dtype) if state_BKC is None else state_BKC.astype(x_BLC.dtype)
+
+    def position(window, now):
+        inputs_BKC, ids_BK = (jnp.concatenate([v[:, 1:], n[:, None]], axis=1) for v, n in zip(window, now, strict=True))
+        taps_BKC = jnp.where((ids_BK == now[1][:, None])[..., None], inputs_BKC, 0)
+        return (inputs_BKC, ids_BK), jnp.sum(w_KC * taps_BKC, axis=1) + bias_C
+
+    window = (inputs_BKC, jnp.broadcast_to(ids_BL[:, :1], (B, K)))
+    y_LBC = jax.lax.scan(position, window, (x_BLC.swapaxes(0, 1), ids_BL.swapaxes(0, 1)))[1]
+    return y_LBC.swapaxes(0, 1)
 
 
 def _shift(x, n):
@@ -51,6 +49,28 @@ def causal_conv(x_BLC, w_KC, bias_C, segment_ids_BL=None, state_BKC=None):
             tap_BLC = jnp.where((_shift(segment_ids_BL, back) == segment_ids_BL)[..., None], tap_BLC, 0)
         y_BLC = y_BLC + tap_BLC * w_KC[K - 1 - back]
     return y_BLC
+
+
+def causal_conv_silu(x_BLC, w_KC, bias_C, segment_ids_BL=None, state_BKC=None):
+    """silu of `causal_conv`, in the same pass."""
+    return jax.nn.silu(causal_conv(x_BLC, w_KC, bias_C, segment_ids_BL, state_BKC))
+
+
+def causal_conv_silu_reference(x_BLC, w_KC, bias_C, segment_ids_BL=None, state_BKC=None):
+    """silu of `causal_conv_reference`."""
+    return jax.nn.silu(causal_conv_reference(x_BLC, w_KC, bias_C, segment_ids_BL, state_BKC))
+
+
+def earlier_positions(x_BLC, segment_ids_BL, most):
+    """int32 [B, L]: how many of the `most` positions before each are of its own document, a run of equal ids."""
+    B, L = x_BLC.shape[:2]
+    if segment_ids_BL is None:
+        return jnp.broadcast_to(jnp.minimum(jnp.arange(L), most), (B, L))
+    same, count_BL = True, jnp.zeros((B, L), jnp.int32)
+    for back in range(1, min(most + 1, L)):
+        same &= (_shift(segment_ids_BL, back) == segment_ids_BL) & (jnp.arange(L) >= back)
+        count_BL += same
+    return count_BL
 
 
 def causal_conv_step(state_BKC, x_BC, w_KC, bias_C):

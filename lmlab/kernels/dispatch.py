@@ -11,9 +11,10 @@ import jax
 from jax.sharding import PartitionSpec
 
 from lmlab.kernels import attention as _attention
-from lmlab.kernels import compaction, scan
+from lmlab.kernels import compaction, convolution, scan
 from lmlab.kernels import ssd as _ssd
 from lmlab.kernels.compaction_tpu import gather_tpu, spread_tpu
+from lmlab.kernels.convolution_tpu import TAPS, causal_conv_silu_tpu
 from lmlab.kernels.scan_tpu import linear_scan_tpu
 from lmlab.kernels.ssd_tpu import ssd_tpu
 
@@ -82,6 +83,14 @@ def ssd(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, segment_ids_BL=None, h0_BHPN=None, ch
     heads, states = PartitionSpec(ROWS, None, axis), PartitionSpec(ROWS, axis)
     specs = (heads, heads, PartitionSpec(axis), _BY_ROWS, _BY_ROWS, _BY_ROWS, states)
     return _each_device(ssd_tpu, arguments, specs, (heads, states))
+
+
+def causal_conv_silu(x_BLC, w_KC, bias_C, segment_ids_BL=None, state_BKC=None):
+    """`lmlab.kernels.convolution.causal_conv_silu`. With a state, or channels that fill no registers, the XLA form."""
+    if not _on_tpu() or state_BKC is not None or x_BLC.shape[2] % LANES or w_KC.shape[0] > TAPS:
+        return convolution.causal_conv_silu(x_BLC, w_KC, bias_C, segment_ids_BL, state_BKC)
+    arguments, whole = (x_BLC, w_KC, bias_C, segment_ids_BL), PartitionSpec()
+    return _each_device(causal_conv_silu_tpu, arguments, (_BY_ROWS, whole, whole, _BY_ROWS), _BY_ROWS)
 
 
 def gather(x_BLD, c):

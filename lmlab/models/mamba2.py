@@ -4,8 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lmlab.kernels.convolution import causal_conv, causal_conv_state, causal_conv_step
-from lmlab.kernels.dispatch import ssd
+from lmlab.kernels.convolution import causal_conv_state, causal_conv_step
+from lmlab.kernels.dispatch import causal_conv_silu, ssd
 from lmlab.kernels.elementwise import linear, rms_norm
 from lmlab.kernels.ssd import ssd_step
 from lmlab.models.cache import put, take
@@ -68,9 +68,9 @@ class Mamba2(nn.Module):
         return z, xbc, nn.softplus(dt.astype(jnp.float32) + self.dt_bias)
 
     def _split(self, xbc):
-        """silu, then x [..., H, P], B [..., N], C [..., N]."""
+        """After the convolution and silu: x [..., H, P], B [..., N], C [..., N]."""
         E, N = self.d_inner, self.d_state
-        x, b, c = jnp.split(nn.silu(xbc), [E, E + N], axis=-1)
+        x, b, c = jnp.split(xbc, [E, E + N], axis=-1)
         return x.reshape(*x.shape[:-1], self.n_heads, self.head_dim), b, c
 
     def _a(self):
@@ -85,7 +85,7 @@ class Mamba2(nn.Module):
     def __call__(self, x_BLD, segment_ids_BL):
         """Packed rows."""
         z, xbc, dt = self._project(x_BLD)
-        x, b, c = self._split(causal_conv(xbc, self.conv_kernel, self.conv_bias, segment_ids_BL))
+        x, b, c = self._split(causal_conv_silu(xbc, self.conv_kernel, self.conv_bias, segment_ids_BL))
         y, _ = ssd(x, dt, self._a(), b, c, segment_ids_BL, chunk=self.chunk)
         return self._out(y, x, z)
 
@@ -100,7 +100,7 @@ class Mamba2(nn.Module):
     def prefill(self, x_BLD, valid_BL, cache):
         """Right-padded continuations of what the cache has seen: (y_BLD, cache behind each valid prefix)."""
         z, xbc, dt = self._project(x_BLD)
-        x, b, c = self._split(causal_conv(xbc, self.conv_kernel, self.conv_bias, state_BKC=cache["conv"]))
+        x, b, c = self._split(causal_conv_silu(xbc, self.conv_kernel, self.conv_bias, state_BKC=cache["conv"]))
         dt = jnp.where(valid_BL[..., None], dt, 0)  # no decay and no input: padding leaves the state as it is
         y, state = ssd(x, dt, self._a(), b, c, h0_BHPN=cache["ssm"], chunk=self.chunk)
         conv = causal_conv_state(cache["conv"], xbc, jnp.sum(valid_BL, axis=1))
@@ -111,7 +111,7 @@ class Mamba2(nn.Module):
         old = take(cache, row_B)
         z, xbc, dt = self._project(x_BD)
         xbc, conv = causal_conv_step(old["conv"], xbc, self.conv_kernel, self.conv_bias)
-        x, b, c = self._split(xbc)
+        x, b, c = self._split(nn.silu(xbc))
         y, state = ssd_step(old["ssm"], x, dt, self._a(), b, c)
         return self._out(y, x, z), put(cache, {"conv": conv, "ssm": state}, active_B, row_B)
 
