@@ -18,7 +18,7 @@ class Piece:
         # Nested, the page's rules reach nothing outside; its variables move from the root to the piece.
         nested = asset("page.css").replace(":root", "&")
         own = "background:var(--paper);color:var(--ink);font:1rem/1.55 var(--sans);padding:.8rem"
-        return f'<div class="lmlab"><style>.lmlab{{{own};{nested}}}</style>{self.content}</div>'
+        return f'<div class="lmlab"><style>.lmlab{{{own};{nested}.scale{{margin-bottom:1rem}}}}</style>{self.content}</div>'
 
 
 def _panels(passages, describe, show, columns):
