@@ -1,6 +1,6 @@
 """The notebooks: clean on disk, and every cell runs, in a directory of its own and without a network.
 
-Each has one variable STEPS, which the tests set low. Full length: python -m pytest -m slow tests/experiments/test_colab.py
+Each has one variable STEPS, which the tests set low. At full length: pytest -m slow tests/experiments/test_colab.py
 """
 
 import ast
@@ -100,7 +100,7 @@ def check_against(probe, text):
     """FLOPs per byte are matched, every arm learned, and the same line cuts otherwise in upper case under BPE."""
     flops = list(probe["flops"].values())
     assert len(flops) == 3 and max(flops) < 1.05 * min(flops)
-    assert all(0 < metrics["bpb"] < 7 and metrics["upper_case"] > metrics["clean"] for metrics in probe["metrics"].values())
+    assert all(0 < m["bpb"] < 7 and m["upper_case"] > m["clean"] for m in probe["metrics"].values())
     tokens = [sum(stages[0]) for label, stages in probe["read"].items() if "BPE" in label]
     assert tokens[0] < tokens[1], "upper case takes more tokens"
     assert "Reported by the paper" in text and text.count("<svg") > 2
