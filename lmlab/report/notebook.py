@@ -17,8 +17,9 @@ class Piece:
     def _repr_html_(self):
         # Nested, the page's rules reach nothing outside; its variables move from the root to the piece.
         nested = asset("page.css").replace(":root", "&")
-        own = "background:var(--paper);color:var(--ink);font:1rem/1.55 var(--sans);padding:.8rem"
-        return f'<div class="lmlab"><style>.lmlab{{{own};{nested}}}</style>{self.content}</div>'
+        own = "background:var(--paper);color:var(--ink);font:1rem/1.55 var(--sans);padding:.8rem;"
+        room = ".scale{margin-bottom:1rem}.chart{max-width:38rem}"  # on the page, its sections see to that
+        return f'<div class="lmlab"><style>.lmlab{{{own}{nested}{room}}}</style>{self.content}</div>'
 
 
 def _panels(passages, describe, show, columns):

@@ -1,6 +1,6 @@
 """The notebooks: clean on disk, and every cell runs, in a directory of its own and without a network.
 
-Each has one variable STEPS, which the tests set low. Full length: python -m pytest -m slow tests/experiments/test_colab.py
+Each has one variable STEPS, which the tests set low. At full length: pytest -m slow tests/experiments/test_colab.py
 """
 
 import ast
@@ -78,7 +78,8 @@ def test_a_notebook_is_stored_clean(path):
             ast.parse(re.sub(r"(?m)^\s+%pip .*$", "    pass", cell.source))
     assert sum(cell.source.count("STEPS = ") for cell in notebook.cells) == 1
     first = next(cell for cell in notebook.cells if cell.cell_type == "code")
-    assert "import lmlab\nexcept ImportError" in first.source and "://" not in first.source.replace("https://", "", 1).replace("file://", "", 1)
+    assert "import lmlab\nexcept ImportError" in first.source
+    assert not re.search(r"://\w", first.source), "the reader names the repository"
 
 
 def test_every_notebook_is_executed():
@@ -91,15 +92,15 @@ def check_look(probe, text):
     assert all(starts[i] != starts[i + 1] for i in range(len(starts) - 1))
     assert probe["bpb"][-1] < probe["bpb"][0] - 1 and len(set(probe["F"])) > 3
     assert sum(probe["test"]["stage0/chunk_lengths"]) == pytest.approx(1, abs=1e-3)
-    assert text.count("image/png") or text.count("iVBOR") >= 2, "two figures"
-    assert text.count('class="lmlab"') == 3
+    assert text.count("iVBORw0KGgo") == 2, "two figures, as PNG"
+    assert text.count('class="lmlab"') == 3, "chunks of two sentences, and surprisal"
 
 
 def check_against(probe, text):
     """FLOPs per byte are matched, every arm learned, and the same line cuts otherwise in upper case under BPE."""
     flops = list(probe["flops"].values())
     assert len(flops) == 3 and max(flops) < 1.05 * min(flops)
-    assert all(0 < metrics["bpb"] < 7 and metrics["upper_case"] > metrics["clean"] for metrics in probe["metrics"].values())
+    assert all(0 < m["bpb"] < 7 and m["upper_case"] > m["clean"] for m in probe["metrics"].values())
     tokens = [sum(stages[0]) for label, stages in probe["read"].items() if "BPE" in label]
     assert tokens[0] < tokens[1], "upper case takes more tokens"
     assert "Reported by the paper" in text and text.count("<svg") > 2
