@@ -14,7 +14,7 @@ def main(argv=None):
         args.call(args)
     except UserError as error:
         print(f"lmlab: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except Stopped as stopped:
         print(f"lmlab: {stopped}", file=sys.stderr)
         sys.exit(stopped.exit_code)
@@ -97,7 +97,7 @@ def _parser():
     sub.set_defaults(scale="paper")
     sub.add_argument("--topology", default="v5p:4x4x4", help="generation and shape of a slice (default: v5p:4x4x4)")
     sub.add_argument("--slices", type=int, default=1, help="slices, joined by the data center's network (default: 1)")
-    sub.add_argument("--markdown", metavar="FILE", help="also append a table row per arm to FILE")
+    sub.add_argument("--markdown", action="store_true", help="end with a table of all arms")
 
     sub = command("bench", _bench, "measure speed on this machine, beside what a user would pick instead")
     sub.add_argument("what", choices=["train", "decode", "chunking", "kernels"])
@@ -390,15 +390,13 @@ def _compile(args):
     else:
         found = experiment.load(args.name)
         arms = [arm.name for arm in found.arms]
-    if args.markdown and not os.path.exists(args.markdown):
-        with open(args.markdown, "w", encoding="utf-8") as f:
-            print(HEADER, file=f)
-    for arm in arms:
+    runs = {arm: found.resolve(arm, args.scale, args.set, None, args.corpus) for arm in arms}
+    rows = [HEADER]
+    for arm, run in runs.items():
         print(f"{found.name}/{arm} at {args.scale}", flush=True)
-        changed, run, compiled = fit(found.resolve(arm, args.scale, args.set, None, args.corpus), args.topology, args.slices)
-        if args.markdown:
-            with open(args.markdown, "a", encoding="utf-8") as f:
-                print(row(f"{found.name}/{arm}", changed, run, compiled), file=f)
+        rows.append(row(f"{found.name}/{arm}", *fit(run, args.topology, args.slices)))
+    if args.markdown:
+        print("\n".join(rows))
 
 
 def _bench(args):

@@ -2,8 +2,9 @@
 
 The whole jitted step, optimizer and collectives included, is compiled by libtpu for a described slice, in a child
 process. Times are predictions: XLA's estimated cycles of what it compiled, kernels at the larger of their FLOPs at the
-chip's peak and their bytes at its memory's, collectives at one link's speed and not overlapped. None has been compared
-with a run on hardware.
+chip's peak and their bytes at its memory's, collectives at one link's speed and not overlapped; of capacities that are
+chosen in the step, the one of the most cycles. None has been compared with a run on hardware, and over several slices,
+whose network is another, none is made.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ import sys
 import time
 
 from lmlab import config
-from lmlab.errors import UserError
+from lmlab.errors import Interrupted, UserError
 from lmlab.kernels import aot
 
 
@@ -43,6 +44,7 @@ class Compiled:
 
     topology: str
     chips: int
+    slices: int
     seconds: float  # to trace, lower and compile
     fits: bool
     needed_bytes: int  # HBM: arguments, outputs that alias none of them, temporaries
@@ -61,14 +63,19 @@ class Compiled:
 def compile_step(run, topology, slices=1, timeout=3600):
     """`Compiled` of `run`'s training step on `slices` slices of `topology`, such as "v5p:4x4x4".
 
-    UserError for an unknown topology, a mesh or batch that does not divide its chips, or without libtpu.
+    `Interrupted` if the compiler fails; UserError for an unknown topology, a mesh or batch that does not divide its chips, or without libtpu.
     """
     if topology.partition(":")[0] not in CHIPS or not re.fullmatch(r"\w+:\d+x\d+(x\d+)?", topology):
         raise UserError(f"A topology is a generation ({', '.join(CHIPS)}) and a shape, such as v5p:4x4x4, not {topology!r}.")
     if slices < 1:
         raise UserError(f"--slices is at least 1, not {slices}.")
     payload = {"run": config.to_json(run), "topology": topology, "slices": slices}
-    answer = aot.in_child("lmlab.compile", payload, timeout=timeout)
+    try:
+        answer = aot.in_child("lmlab.compile", payload, timeout=timeout)
+    except TimeoutError as error:
+        raise Interrupted(f"Compiling took more than {timeout} s.") from error
+    except RuntimeError as error:
+        raise Interrupted(f"libtpu failed: {str(error).strip().splitlines()[-1]}") from error
     if "error" in answer:
         raise UserError(answer["error"])
     answer["largest"] = tuple(answer.get("largest", ()))
@@ -101,9 +108,10 @@ def smaller(run, compiled):
     if not run.remat:
         return "remat=True", dataclasses.replace(run, remat=True)
     rows = run.batch_size // (run.mesh.shape(compiled.chips)[0] * run.mesh.shape(compiled.chips)[1])
-    if run.accumulate * 2 > rows or rows % (run.accumulate * 2):
+    following = [n for n in range(run.accumulate + 1, rows + 1) if rows % n == 0]
+    if not following:
         return None
-    run = dataclasses.replace(run, accumulate=run.accumulate * 2)
+    run = dataclasses.replace(run, accumulate=following[0])
     return f"remat=True, accumulate={run.accumulate}", run
 
 
@@ -128,19 +136,24 @@ def describe(run, compiled):
         f"training FLOPs per byte: {ours:,.0f} counted, {products + inside:,.0f} compiled ({(products + inside) / ours:.2f}): "
         f"{products:,.0f} in XLA's products, {inside:,.0f} in kernels as they state them"
     )
-    seconds = step_seconds(compiled)
-    parts = ", ".join(f"{name} {1e3 * s:,.0f}" for name, s in seconds.items())
-    total = sum(seconds.values())
-    yield (
-        f"predicted step: {1e3 * total:,.0f} ms ({parts}): {step_bytes / total / 1e6:,.1f} MB/s, utilisation "
-        f"{utilisation(run, compiled):.2f}"
-    )
+    if compiled.slices == 1:
+        yield _prediction(run, compiled, step_bytes)
     for kind, (runs, moved) in sorted(compiled.collectives.items()):
         yield f"  {kind:<32} {runs:>5} runs {_gb(moved):>10}"
     for name, (runs, moved, flops) in sorted(compiled.kernels.items()):
         yield f"  {name:<32} {runs:>5} runs {_gb(moved):>10} {flops / 1e12:>10.3f} TFLOP"
     if compiled.unknown_loops:
         yield f"  {compiled.unknown_loops} loops of unknown length are counted once."
+
+
+def _prediction(run, compiled, step_bytes):
+    seconds = step_seconds(compiled)
+    parts = ", ".join(f"{name} {1e3 * s:,.0f}" for name, s in seconds.items())
+    total = sum(seconds.values())
+    return (
+        f"predicted step: {1e3 * total:,.0f} ms ({parts}): {step_bytes / total / 1e6:,.1f} MB/s, utilisation "
+        f"{utilisation(run, compiled):.2f}"
+    )
 
 
 def _gb(size):
@@ -168,16 +181,18 @@ HEADER = (
 
 
 def row(name, changed, run, compiled):
-    """One line of the table in tpu/README.md."""
+    """One line under `HEADER`."""
     mesh = " x ".join(str(n) for n in run.mesh.shape(compiled.chips))
     if not compiled.fits:
         return f"| {name} | {mesh} | {changed} | {_gb(compiled.needed_bytes)}, too much | | | | |"
     step_bytes = run.batch_size * run.length * run.tokenizer.bytes_per_token
     flops = compiled.product_flops + sum(flops for *_, flops in compiled.kernels.values())
     ratio = flops * compiled.chips / step_bytes / (3 * sum(run.flops_per_byte().values()))
-    milliseconds = 1e3 * sum(step_seconds(compiled).values())
-    cells = (name, mesh, changed, _gb(compiled.needed_bytes), f"{ratio:.2f}", f"{milliseconds:,.0f} ms")
-    return "| " + " | ".join([*cells, f"{utilisation(run, compiled):.2f}", ", ".join(sorted(compiled.kernels))]) + " |"
+    predicted = ("", "")
+    if compiled.slices == 1:
+        predicted = (f"{1e3 * sum(step_seconds(compiled).values()):,.0f} ms", f"{utilisation(run, compiled):.2f}")
+    cells = (name, mesh, changed, _gb(compiled.needed_bytes), f"{ratio:.2f}", *predicted)
+    return "| " + " | ".join([*cells, ", ".join(sorted(compiled.kernels))]) + " |"
 
 
 # The child process
@@ -262,6 +277,7 @@ def _compile(run, topology, slices):
         return {
             "topology": topology,
             "chips": len(devices),
+            "slices": slices,
             "seconds": time.monotonic() - began,
             "fits": False,
             "needed_bytes": needed,
@@ -278,6 +294,7 @@ def _compile(run, topology, slices):
     return {
         "topology": topology,
         "chips": len(devices),
+        "slices": slices,
         "seconds": time.monotonic() - began,
         "fits": True,
         "needed_bytes": memory.argument_size_in_bytes + fresh + memory.temp_size_in_bytes,

@@ -36,7 +36,7 @@ def run_arm(run, directory, arm, on_metrics=lambda step, values: None):
     from lmlab.training.watchdog import Watchdog
 
     path = os.path.join(directory, "result.json")
-    (finished,) = processes.from_first(processes.everywhere(lambda: check(run, directory) and os.path.exists(path)))
+    (finished,) = processes.from_first(bool(processes.first(lambda: check(run, directory) and os.path.exists(path))))
     if finished:
         return processes.first(lambda: config.load_json(path))
     params, data = train(run, directory, on_metrics)

@@ -31,7 +31,7 @@ def test_a_step_over_four_chips_runs_every_kernel(tmp_path):
     expected |= {"causal_conv_silu", "causal_conv_silu_gradient"}
     assert expected <= compiled.kernels.keys() and any("splash" in name for name in compiled.kernels)
     gradients = {k: size for k, (_, size) in compiled.collectives.items() if k.startswith(("all-reduce", "reduce-scatter"))}
-    assert gradients["all-reduce f32"] > 0.99 * sum(gradients.values()), "gradients are added up in float32"
+    assert gradients["all-reduce f32"] == sum(gradients.values()), "gradients are added up in float32"
     assert all(s > 0 for s in ahead.step_seconds(compiled).values()) and 0 < ahead.utilisation(run, compiled) < 1
     assert "utilisation" in "\n".join(ahead.describe(run, compiled))
 
@@ -74,9 +74,9 @@ def test_a_batch_that_does_not_divide_is_refused_before_compiling(tmp_path):
 
 
 def test_smaller_runs_come_in_order(tmp_path):
-    run, given = tiny.run(tmp_path, batch_size=8, mesh=Mesh(data=2)), ahead.Compiled("v5e:2x1", 2, 0.0, False, 0, None)
+    run, given = tiny.run(tmp_path, batch_size=12, mesh=Mesh(data=2)), ahead.Compiled("v5e:2x1", 2, 1, 0.0, False, 0, None)
     names = []
     while following := ahead.smaller(run, given):
         name, run = following
         names.append(name)
-    assert names == ["remat=True", "remat=True, accumulate=2", "remat=True, accumulate=4"]
+    assert names == ["remat=True", *(f"remat=True, accumulate={n}" for n in (2, 3, 6))]

@@ -69,7 +69,8 @@ round() {
       ;;
     idle)
       say "Nothing was started on $LMLAB_TPU_NAME since its hosts came up; starting."
-      start
+      # The other hosts may still run, and wait for this one.
+      "$here/stop.sh" && start
       ;;
     "ended 0" | "ended 2")
       finished=${answer##* }

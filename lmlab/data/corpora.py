@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import sys
 import sysconfig
 import zlib
@@ -168,7 +169,7 @@ def _read(path):
 
 def _sequences(path, data):
     """The records of a FASTA file: ">" and a name, then lines of bases."""
-    before, *records = data.split(b">")
+    before, *records = re.split(rb"^>", data, flags=re.MULTILINE)
     if before.strip() or not records:
         raise ValueError("a FASTA file begins with >")
     for record in records:

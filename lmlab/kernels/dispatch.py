@@ -8,6 +8,7 @@ import contextlib
 import contextvars
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from lmlab.kernels import attention as _attention
@@ -89,8 +90,13 @@ def causal_conv_silu(x_BLC, w_KC, bias_C, segment_ids_BL=None, state_BKC=None):
     """`lmlab.kernels.convolution.causal_conv_silu`. With a state, or channels that fill no registers, the XLA form."""
     if not _on_tpu() or state_BKC is not None or x_BLC.shape[2] % LANES or w_KC.shape[0] > TAPS:
         return convolution.causal_conv_silu(x_BLC, w_KC, bias_C, segment_ids_BL, state_BKC)
-    arguments, whole = (x_BLC, w_KC, bias_C, segment_ids_BL), PartitionSpec()
-    return _each_device(causal_conv_silu_tpu, arguments, (_BY_ROWS, whole, whole, _BY_ROWS), _BY_ROWS)
+
+    def kernel(x_BLC, w_KC, bias_C, segment_ids_BL):
+        return causal_conv_silu_tpu(x_BLC, w_KC.astype(x_BLC.dtype), bias_C.astype(x_BLC.dtype), segment_ids_BL)
+
+    # The devices' gradients of the weights are added up where these enter: in float32.
+    arguments = (x_BLC, w_KC.astype(jnp.float32), bias_C.astype(jnp.float32), segment_ids_BL)
+    return _each_device(kernel, arguments, (_BY_ROWS, PartitionSpec(), PartitionSpec(), _BY_ROWS), _BY_ROWS)
 
 
 def gather(x_BLD, c):

@@ -189,62 +189,70 @@ def _splash_flops(instruction, names):
 
 
 def read(hlo):
-    """`Program` of compiled HLO text. Of a conditional's branches the costliest counts for cycles and FLOPs, and every
-    one for kernels and collectives."""
+    """`Program` of compiled HLO text. Of a conditional's branches the one of the most cycles counts, with its FLOPs,
+    kernels and collectives."""
     computations, entry = _computations(hlo)
     names = {i.name: i for body in computations.values() for i in body}
-    kernels, unknown, collectives = [], [], {}
+    cycles, flops, unknown, kernels, collectives = _visit(entry, 1, computations, names)
+    moved = {}
+    for kind, runs, size in collectives:
+        before = moved.get(kind, (0, 0))
+        moved[kind] = (before[0] + runs, before[1] + size)
+    return Program(cycles, unknown, tuple(kernels), moved, flops)
 
-    def visit(name, times):
-        """(cycles, FLOPs) of a computation."""
-        cycles = flops = 0
-        for i in computations.get(name, ()):
-            estimate = re.search(r'"estimated_cycles":"(\d+)"', i.rest)
-            called = re.findall(r"(?:calls|to_apply|body|condition)=%([\w.\-<>]+)", i.rest)
-            kind = i.opcode.removesuffix("-start")
-            if i.opcode == "while":
-                trips = _trip_count(i, computations, names)
-                if trips is None:
-                    unknown.append(i.name)
-                trips = 1 if trips is None else trips
-                for inner in [visit(c, times * trips) for c in called]:
-                    cycles, flops = cycles + trips * inner[0], flops + trips * inner[1]
-            elif i.opcode == "conditional":
-                branches = re.search(r"branch_computations=\{([^}]*)\}", i.rest)
-                called = re.findall(r"(?:true|false)_computation=%([\w.\-<>]+)", i.rest)
-                called = re.findall(r"%([\w.\-<>]+)", branches[1]) if branches else called
-                inner = [visit(c, times) for c in called]
-                cycles, flops = cycles + max(c for c, _ in inner), flops + max(f for _, f in inner)
-            elif i.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in i.rest:
-                sizes = [shape_bytes(i.shape), *(shape_bytes(names[o].shape) for o in i.operands)]
-                stated = re.search(r'"cost_estimate":\{"flops":"(\d+)"', i.rest)
-                own = int(stated[1]) if stated else _splash_flops(i, names) if "splash" in i.name else 0
-                kernels.append(Call(i.name, times, *(sum(s) for s in zip(*sizes, strict=True)), own))
-            elif i.opcode in ("dot", "convolution"):
-                flops += product_flops(i, names)
-                cycles += int(estimate[1]) if estimate else 0
-            elif kind in COLLECTIVES:
-                shape = i.shape if i.opcode == kind else _result_of_start(i.shape)
-                for dtype in sorted(set(re.findall(r"(\w+)\[", shape))):
-                    runs, moved = collectives.get(f"{kind} {dtype}", (0, 0))
-                    parts = re.findall(rf"\b{dtype}\[[\d,]*\](?:\{{[^}}]*\}})?", shape)
-                    moved += times * sum(sum(shape_bytes(part)) for part in parts)
-                    collectives[f"{kind} {dtype}"] = (runs + times, moved)
-            elif i.opcode == "fusion":
-                cycles += int(estimate[1]) if estimate else 0
-                flops += sum(visit(c, times)[1] for c in called)
-            elif estimate:
-                cycles += int(estimate[1])
-            elif i.opcode in ("call", "async-start"):
-                for inner in [visit(c, times) for c in called]:
-                    cycles, flops = cycles + inner[0], flops + inner[1]
-        return cycles, flops
 
-    cycles, flops = visit(entry, 1)
-    return Program(cycles, len(unknown), tuple(kernels), collectives, flops)
+def _visit(name, times, computations, names):
+    """(cycles, FLOPs, unknown loops, kernels, collectives) of a computation that runs `times` times; the first two of
+    one run."""
+    cycles = flops = unknown = 0
+    kernels, collectives = [], []
+
+    def add(computation, trips=1, fused=False):
+        nonlocal cycles, flops, unknown
+        inner = _visit(computation, times * trips, computations, names)
+        cycles, flops, unknown = cycles + (0 if fused else trips * inner[0]), flops + trips * inner[1], unknown + inner[2]
+        kernels.extend(inner[3])
+        collectives.extend(inner[4])
+
+    for i in computations.get(name, ()):
+        estimate = re.search(r'"estimated_cycles":"(\d+)"', i.rest)
+        called = re.findall(r"(?:calls|to_apply|body|condition)=%([\w.\-<>]+)", i.rest)
+        kind = i.opcode.removesuffix("-start")
+        if i.opcode == "while":
+            trips = _trip_count(i, computations, names)
+            unknown += trips is None
+            for computation in called:
+                add(computation, 1 if trips is None else trips)
+        elif i.opcode == "conditional":
+            branches = re.search(r"branch_computations=\{([^}]*)\}", i.rest)
+            called = re.findall(r"(?:true|false)_computation=%([\w.\-<>]+)", i.rest)
+            called = re.findall(r"%([\w.\-<>]+)", branches[1]) if branches else called
+            add(max(called, key=lambda c: _visit(c, 1, computations, names)[:2]))
+        elif i.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in i.rest:
+            sizes = [shape_bytes(i.shape), *(shape_bytes(names[o].shape) for o in i.operands)]
+            stated = re.search(r'"cost_estimate":\{"flops":"(\d+)"', i.rest)
+            own = int(stated[1]) if stated else _splash_flops(i, names) if "splash" in i.name else 0
+            kernels.append(Call(i.name, times, *(sum(s) for s in zip(*sizes, strict=True)), own))
+        elif kind in COLLECTIVES:
+            # Only these two carry their operands in the tuple that they start.
+            with_operands = i.opcode in ("all-gather-start", "collective-permute-start")
+            shape = _result_of_start(i.shape) if with_operands else i.shape
+            for dtype in sorted(set(re.findall(r"(\w+)\[", shape))):
+                parts = re.findall(rf"\b{dtype}\[[\d,]*\](?:\{{[^}}]*\}})?", shape)
+                collectives.append((f"{kind} {dtype}", times, times * sum(sum(shape_bytes(part)) for part in parts)))
+        elif i.opcode in ("call", "async-start") and not estimate:
+            for computation in called:
+                add(computation)
+        else:
+            cycles += int(estimate[1]) if estimate else 0
+            flops += product_flops(i, names) if i.opcode in ("dot", "convolution") else 0
+            if i.opcode == "fusion":
+                for computation in called:
+                    add(computation, fused=True)
+    return cycles, flops, unknown, kernels, collectives
 
 
 def _result_of_start(shape):
-    """The results of an asynchronous collective's (operands, results, ..) tuple; all of an all-reduce's plain shape."""
+    """The results of an asynchronous collective's (operands, results, ..) tuple."""
     parts = re.match(r"\((\(.*?\)|[^()]*?\{.*?\}|\w+\[[^\]]*\]), (\(.*?\)|\w+\[[^\]]*\](?:\{.*?\})?)", shape)
     return parts[2] if parts else shape

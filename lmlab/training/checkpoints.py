@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from lmlab import config
-from lmlab.errors import UserError
+from lmlab.errors import Interrupted, UserError
 from lmlab.models.language_model import abstract_init
 from lmlab.training import processes, seals
 
@@ -82,7 +82,7 @@ class Checkpoints:
             seals.seal(os.path.join(self.orbax.directory, str(step)))
 
     def wait(self):
-        """Until what is being written is on disk; UserError if it could not be written."""
+        """Until what is being written is on disk; `Interrupted` if it could not be written."""
         pending, self._pending = self._pending, None
         if pending is not None:
             try:
@@ -97,7 +97,7 @@ class Checkpoints:
         )
         reason = reason or (str(error) or type(error).__name__).splitlines()[0]
         where = f"the checkpoint of step {step} in {self.orbax.directory}"
-        return UserError(f"Cannot write {where}: {reason}. The earlier ones are kept.")
+        return Interrupted(f"Cannot write {where}: {reason}. The earlier ones are kept.")
 
     def close(self):
         """Wait, and let go."""
@@ -116,21 +116,21 @@ def _arrays(state):
 
 def save(c, state, step, wait=False):
     """Write `state` as step `step`, in the background unless `wait`. A step that is there already is left as it is."""
-    c.wait()
+    processes.everywhere(c.wait)
     if step != latest_step(c):
         arrays = _arrays(state)
         size = sum(a.nbytes for a in jax.tree.leaves(arrays))
         processes.first(lambda: _require_space(c.orbax.directory, step, size))
         c.write(step, arrays)
     if wait:
-        c.wait()
+        processes.everywhere(c.wait)
 
 
 def _require_space(directory, step, size):
-    """UserError where the disk has no room for `size` bytes. Better before than by an error from deep below Orbax."""
+    """`Interrupted` where the disk has no room for `size` bytes. Better before than by an error from deep below Orbax."""
     free = shutil.disk_usage(directory).free
     if free < size:
-        raise UserError(
+        raise Interrupted(
             f"Cannot write the checkpoint of step {step} in {directory}: it takes {size:,} bytes and {free:,} are free. "
             "The earlier ones are kept."
         )

@@ -5,11 +5,12 @@ import fcntl
 import json
 import os
 import subprocess
+import time
 
 from lmlab import config
 from lmlab.errors import UserError
 
-RUN, DATA, TOKENIZER, COMMITS = "run.json", "data.json", "tokenizer.json", "commits.txt"
+RUN, DATA, TOKENIZER, COMMITS, TOKEN = "run.json", "data.json", "tokenizer.json", "commits.txt", "token"
 
 
 def check(run, directory):
@@ -64,10 +65,19 @@ def pin(directory, baked):
     write(path, json.dumps({"identity": baked.identity, "splits": baked.manifest["splits"]}, indent=1))
 
 
-def shared(run, directory):
-    """UserError if this process does not see the run directory that the first one has claimed."""
-    if not os.path.exists(os.path.join(directory, RUN)) or not check(run, directory):
-        raise UserError(f"{directory} is not on a file system that all processes share.")
+def mark(directory, token):
+    """Leave a number in the claimed directory, by which `shared` knows it."""
+    write(os.path.join(directory, TOKEN), str(token))
+
+
+def shared(directory, token, patience=20):
+    """UserError if this process does not see the very directory that the first one has marked with `token`, within
+    `patience` seconds: a bucket that is mounted as a file system may remember for some that a file was not there."""
+    path, until = os.path.join(directory, TOKEN), time.monotonic() + patience
+    while not (os.path.exists(path) and open(path, encoding="utf-8").read() == str(token)):  # noqa: SIM115
+        if time.monotonic() > until:
+            raise UserError(f"{directory} is not on a file system that all processes share.")
+        time.sleep(0.2)
 
 
 def tokenizer_of(run, directory):

@@ -12,10 +12,10 @@ import jax
 
 from lmlab.data.bake import bake
 from lmlab.data.batches import TrainBatches
-from lmlab.errors import Stopped, UserError
+from lmlab.errors import Interrupted, Stopped, UserError
 from lmlab.evaluation.bits_per_byte import BitsPerByte, Data
 from lmlab.training import checkpoints, processes
-from lmlab.training.directory import check, claimed, pin, shared
+from lmlab.training.directory import check, claimed, mark, pin, shared
 from lmlab.training.precision import compute_copy
 from lmlab.training.sharding import batch_sharding, check_rows, local_rows, make_mesh, place, place_whole
 from lmlab.training.signals import StopSignal
@@ -41,8 +41,10 @@ def train(run, directory, on_metrics=lambda step, values: None):
         baked = processes.everywhere(lambda: bake(run.corpus, run.tokenizer))
         for split in {"train", "validation"} | {e.split for e in run.evaluators}:
             baked.split(split)  # a UserError now, not after the training
-        processes.first(lambda: (stack.enter_context(claimed(run, directory)), pin(directory, baked)))
-        processes.everywhere(lambda: (shared(run, directory), pin(directory, baked)))
+        (token,) = processes.from_first(int.from_bytes(os.urandom(3)))
+        processes.first(lambda: (stack.enter_context(claimed(run, directory)), mark(directory, token)))
+        processes.first(lambda: pin(directory, baked))
+        processes.everywhere(lambda: (shared(directory, token), pin(directory, baked)))
         watch = stack.enter_context(Watchdog())
 
         def between_batches():
@@ -55,7 +57,7 @@ def train(run, directory, on_metrics=lambda step, values: None):
         try:
             params = _train(run, directory, data, mesh, stop, watch, on_metrics)
         except OSError as error:
-            raise UserError(
+            raise Interrupted(
                 f"Training in {directory} failed: {error.strerror or error}. What was saved before is kept, and the "
                 "same command resumes."
             ) from error
@@ -98,6 +100,12 @@ def _train(run, directory, data, mesh, stop, watch, on_metrics):
         def write(kind, step, values):
             if writer is not None:
                 writer.write(kind, step, values)
+
+        def save(step, wait):
+            watch.wait_for(f"the checkpoint of step {step}")
+            if writer is not None:
+                writer.sync()
+            checkpoints.save(saved, state, step, wait)
 
         def log(step, metrics):
             """Called one step late, so that the device never waits for the host."""
@@ -145,17 +153,15 @@ def _train(run, directory, data, mesh, stop, watch, on_metrics):
                 if evaluates:
                     evaluate(step)
                 if saves:
-                    watch.wait_for(f"the checkpoint of step {step}")
                     with clock.paused():
-                        checkpoints.save(saved, state, step, wait=step == run.steps)
+                        save(step, wait=step == run.steps)
             stop.check()
         except Stopped:
             if pending is not None:
                 log(*pending)
             write("stopped", step, totals.unlogged() | {"seconds": round(clock.seconds(), 3)})
-            watch.wait_for(f"the checkpoint of step {step}")
             if step:
-                checkpoints.save(saved, state, step, wait=True)
+                save(step, wait=True)
             raise Stopped(f"Stopped at step {step}; the same command resumes.") from None
         finally:
             stream.close()
@@ -201,6 +207,8 @@ class Totals:
         self.last = {name: last.get(name, 0) for name in ("bytes", "seconds", "flops", "computed_flops")}
         self._sums, self._steps = {}, 0
         stopped = _last_line(directory, start, "stopped")
+        if start not in (0, last.get("step"), stopped.get("step")) and processes.is_first():
+            print(f"lmlab: the metrics of {directory} end before step {start}; its totals begin anew.", file=sys.stderr)
         if stopped.get("step") == start:
             self._sums, self._steps = stopped["sums"], stopped["steps"]
 

@@ -6,7 +6,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lmlab.errors import UserError
+from lmlab.errors import Interrupted, UserError
 
 LONGEST = 1000  # bytes of a sentence that is passed on
 
@@ -21,7 +21,8 @@ def join(coordinator=None, processes=None, process=None):
         jax.distributed.initialize(coordinator, processes, process)
     except (ValueError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        raise UserError(
+        failure = Interrupted if isinstance(error, RuntimeError) else UserError  # the others did not come in time
+        raise failure(
             f"The processes did not find one another ({reason}): see --coordinator, --processes and --process."
         ) from error
 
@@ -42,18 +43,20 @@ def is_first():
 
 
 def everywhere(function):
-    """`function()`, in every process; a UserError in one is raised in all, so that none waits for one that is gone."""
+    """`function()`, in every process; a UserError or OSError in one is raised in all, so that none waits for one that is
+    gone."""
     if jax.process_count() == 1:
         return function()
-    result, sentence = None, b""
+    result, sentence, broken = None, b"", False
     try:
         result = function()
-    except UserError as error:
-        sentence = str(error).encode()[:LONGEST]
+    except (UserError, OSError) as error:
+        sentence, broken = str(error).encode()[:LONGEST], isinstance(error, (Interrupted, OSError))
     sentences = multihost_utils.process_allgather(np.frombuffer(sentence.ljust(LONGEST), np.uint8))
+    failed = np.any(multihost_utils.process_allgather(np.int32(broken)))
     for row in sentences:
         if text := row.tobytes().decode("utf-8", "ignore").rstrip():
-            raise UserError(text)
+            raise (Interrupted if failed else UserError)(text)
     return result
 
 

@@ -34,7 +34,9 @@ class Run:
     seed: int = 0
 
     def __post_init__(self):
-        positive = ("steps", "batch_size", "length", "evaluate_every", "checkpoint_every", "keep_last", "log_every")
+        if self.keep_last < 2:
+            raise UserError(f"A run keeps its last two checkpoints or more (keep_last), not {self.keep_last}.")
+        positive = ("steps", "batch_size", "length", "evaluate_every", "checkpoint_every", "log_every")
         for name in (*positive, "accumulate"):
             if getattr(self, name) < 1:
                 raise UserError(f"A run needs {name} of at least 1, not {getattr(self, name)}.")

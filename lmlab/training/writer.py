@@ -31,6 +31,10 @@ class MetricsWriter:
             if isinstance(value, (int, float)):
                 self._board.add_scalar(f"{kind}/{name}", value, step)
 
+    def sync(self):
+        """Onto the disk: before a checkpoint, which must not outlive the lines that lead to it."""
+        os.fsync(self._file.fileno())
+
     def close(self):
         """Flush and close both."""
         try:

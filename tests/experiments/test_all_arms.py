@@ -18,6 +18,10 @@ from lmlab.training.sharding import batch_sharding, make_mesh, place
 from lmlab.training.step import make_init, make_step
 from tests.training import tiny
 
+UNMATCHED = {  # the papers' own layouts, which are not matched in FLOPs per byte as they are counted here
+    ("hnet_chinese", "hnet_2stage", "paper"),
+    *(("hnet_dna", arm, "paper") for arm in ("transformer", "hnet_transformer", "hnet_mamba2")),
+}
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 ARMS = [(n, a.name) for n in experiment.names() for a in experiment.load(n).arms]
 RUNS = [(n, a, s) for n, a in ARMS for s in experiment.load(n).scales]
@@ -47,7 +51,8 @@ def test_arms_are_matched_in_flops_per_byte(name, scale):
             value += per_key * (window**2 / length - window)
             assert round(value / 1e9, 2) == 0.42
             ratio = value / flops[found.anchor]
-        elif scale in found.arm(arm).notes:  # `show` says why this one is not
+        elif (name, arm, scale) in UNMATCHED:
+            assert "FLOPs per byte" in found.arm(arm).notes[scale]  # `show` says so
             continue
         assert abs(ratio - 1) < 0.05, f"{arm}: {ratio:.3f}"
 

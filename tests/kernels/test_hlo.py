@@ -114,12 +114,34 @@ def test_collectives_are_counted_by_kind():
 ENTRY %main (x: f32[8,128]) -> f32[8,128] {
   %x = f32[8,128]{1,0:T(8,128)} parameter(0)
   %sum = (f32[8,128]{1,0:T(8,128)}, bf16[16,128]{1,0}) all-reduce(%x, %x), replica_groups={}
+  %both = (f32[8,128]{1,0:T(8,128)}, f32[8,128]{1,0:T(8,128)}, f32[8,128]{1,0:T(8,128)}) all-reduce-start(%x, %x, %x)
   %start = (f32[8,128]{1,0:T(8,128)}, f32[32,128]{1,0:T(8,128)}) all-gather-start(%x), dimensions={0}
   ROOT %done = f32[32,128]{1,0:T(8,128)} all-gather-done(%start)
 }
 """
     assert hlo.read(text).collectives == {
-        "all-reduce f32": (1, 4096),
+        "all-reduce f32": (2, 4 * 4096),
         "all-reduce bf16": (1, 4096),
         "all-gather f32": (1, 4 * 4096),
     }
+
+
+def test_of_a_conditional_one_branch_counts_with_all_that_it_holds():
+    branch = """
+%few{n} (x{n}: f32[8,128]) -> f32[8,128] {{
+  %x{n} = f32[8,128]{{1,0:T(8,128)}} parameter(0)
+  %k{n} = f32[8,128]{{1,0:T(8,128)}} custom-call(%x{n}), custom_call_target="tpu_custom_call"
+  %sum{n} = f32[8,128]{{1,0:T(8,128)}} all-reduce(%k{n}), replica_groups={{}}
+  ROOT %f{n} = f32[8,128]{{1,0:T(8,128)}} fusion(%sum{n}), calls=%inner, backend_config={{"estimated_cycles":"{n}"}}
+}}
+"""
+    entry = """
+ENTRY %main (p: s32[], x: f32[8,128]) -> f32[8,128] {
+  %p = s32[]{:T(128)} parameter(0)
+  %x = f32[8,128]{1,0:T(8,128)} parameter(1)
+  ROOT %c = f32[8,128]{1,0:T(8,128)} conditional(%p, %x, %x), branch_computations={%few70, %few90}
+}
+"""
+    program = hlo.read("HloModule f\n" + branch.format(n=70) + branch.format(n=90) + entry)
+    assert program.cycles == 90 and [k.name for k in program.kernels] == ["k90"]
+    assert program.collectives == {"all-reduce f32": (1, 4096)}
