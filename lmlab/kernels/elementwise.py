@@ -5,7 +5,8 @@ import jax.numpy as jnp
 
 
 def weight_gradient(x, g):
-    """x^T g, [N, D], [N, F] -> [D, F] float32: what devices hold of it is added up in float32, whatever the operands."""
+    """x^T g, [N, D], [N, F] -> [D, F], accumulated in float32 whatever the operands. What devices hold of it XLA still
+    adds up in the weight's dtype: it rounds first, since that moves half the bytes."""
     return jax.lax.dot_general(x, g, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
 
 

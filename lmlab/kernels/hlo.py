@@ -180,12 +180,12 @@ def product_flops(instruction, names):
 def _splash_flops(instruction, names):
     """Of JAX's splash attention, which states none: whole blocks of its grid, which its first operand numbers,
     [heads, queries, keys]."""
-    shapes = [_dims(names[o].shape) for o in instruction.operands]
-    queries, keys = shapes[0][-2:]
-    rows, heads, length, width = next(shape for shape in shapes if len(shape) == 4)
+    operands = [names[o].shape for o in instruction.operands]
+    queries, keys = _dims(operands[0])[-2:]
+    *rows_heads, length, width = _dims(next(shape for shape in operands if re.match(r"bf16|f32", shape)))
     block = length // (keys if "dkv" in instruction.name else queries)
     products = 2 if "fwd" in instruction.name else 3 if "dq" in instruction.name else 4
-    return products * 2 * rows * heads * queries * keys * block**2 * width
+    return products * 2 * math.prod(rows_heads) * queries * keys * block**2 * width
 
 
 def read(hlo):

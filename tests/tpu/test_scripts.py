@@ -130,7 +130,7 @@ def test_a_repairing_slice_is_waited_for(cloud):
     assert not [c for c in cloud.calls() if {"create", "delete"} & set(c)]
 
 
-@pytest.mark.parametrize("status, follows", [("idle", ["start"]), ("absent", ["install", "start"])])
+@pytest.mark.parametrize("status, follows", [("idle", ["stop", "start"]), ("absent", ["install", "start"])])
 def test_hosts_without_a_run_are_started(status, follows, cloud):
     cloud.answers(statuses=[status, "ended 0"])
     assert cloud.run("watch.sh", *BUCKET, *ARM).returncode == 0
