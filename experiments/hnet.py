@@ -219,6 +219,7 @@ TABLE_2 = Table(
     ),
     measured=(
         Column("mflops_per_byte", "MFLOPs", "per byte, measured chunks", None, 3),
+        Column("computed", "Computed", "training FLOPs over planned", None, 2),
         Column("bytes_per_chunk", "Chunk", "bytes", None, 2),
         Column("validation_bpb", "Validation", "bits per byte", "lower", 3),
         Column("bpb", "Test", "bits per byte", "lower", 3),
