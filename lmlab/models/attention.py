@@ -123,6 +123,12 @@ class Attention(nn.Module):
         return self._out(o_BHK[:, None])[:, 0], {"k": k_ZNQK, "v": v_ZNQK, "index": index}
 
     @nn.nowrap
+    def emptied(self, cache, empty_B, row_B=None):
+        """The cache, with nothing seen in the rows `empty_B`: what lies beyond the index is never read."""
+        index = take(cache["index"], row_B)
+        return cache | {"index": put(cache["index"], jnp.zeros_like(index), empty_B, row_B)}
+
+    @nn.nowrap
     def flops(self, length):
         """Forward FLOPs per position at sequence length `length` (H-Net, arXiv 2507.07955, appendix B).
 

@@ -93,8 +93,8 @@ class Hierarchy(nn.Module):
         )
         return y_BLD, outward, jnp.sum(c.overflow_B), jnp.asarray(slots * len(h_BLD), jnp.int32)
 
-    def __call__(self, x_BLD, tokens_BL, segment_ids_BL, nominal=None):
-        """Returns (y_BLD, stages), the stages from the outside in. `nominal`: see `slots`."""
+    def __call__(self, x_BLD, tokens_BL, segment_ids_BL, nominal=None, start_BL=None):
+        """Returns (y_BLD, stages), the stages from the outside in. `nominal`: see `slots`; `start_BL`: see `Stack`."""
         h_BLD, _ = self.encoder(x_BLD, tokens_BL, segment_ids_BL)
         routing = self.chunker(h_BLD, tokens_BL, segment_ids_BL)
         slots = self.slots(x_BLD.shape[1], nominal)
@@ -108,7 +108,7 @@ class Hierarchy(nn.Module):
             needed = jnp.max(jnp.sum(routing.start_BL, axis=1))
             choice = jnp.sum(needed > jnp.array(slots[:-1]))
             y_BLD, outward, overflow, computed = nn.switch(choice, branches, self, *operands)
-        y_BLD, _ = self.decoder(y_BLD, tokens_BL, segment_ids_BL)
+        y_BLD, _ = self.decoder(y_BLD, tokens_BL, segment_ids_BL, start_BL=routing.start_BL)
         stage = Stage(
             start_BL=routing.start_BL,
             starts=jnp.sum(routing.start_BL),
@@ -132,7 +132,7 @@ class Hierarchy(nn.Module):
             "decoder": self.decoder.init_cache(batch, length),
         }
 
-    def prefill(self, x_BLD, tokens_BL, valid_BL, cache):
+    def prefill(self, x_BLD, tokens_BL, valid_BL, cache, start_BL=None):
         """Forward over right-padded prompts with a slot for every position; (y_BLD, cache behind each prompt)."""
         segment_ids_BL = valid_BL.astype(jnp.int32)
         h_BLD, encoder = self.encoder.prefill(x_BLD, tokens_BL, valid_BL, cache["encoder"])
@@ -143,7 +143,9 @@ class Hierarchy(nn.Module):
         )
         z_BCD = z_BCE[..., : self.d_model]
         y_BLD = self.unpool(z_BCD, h_BLD, routing, c, segment_ids_BL)
-        y_BLD, decoder = self.decoder.prefill(y_BLD, tokens_BL, valid_BL, cache["decoder"])
+        y_BLD, decoder = self.decoder.prefill(
+            y_BLD, tokens_BL, valid_BL, cache["decoder"], routing.start_BL
+        )
         return y_BLD, {
             "encoder": encoder,
             "chunker": self.chunker.cache_after(h_BLD, tokens_BL, valid_BL),
@@ -153,7 +155,7 @@ class Hierarchy(nn.Module):
             "decoder": decoder,
         }
 
-    def step(self, x_BD, tokens_B, cache, active_B, row_B=None):
+    def step(self, x_BD, tokens_B, cache, active_B, row_B=None, start_B=None):
         """One position for the active rows. `row_B`: see `Stack.step`.
 
         The inner network runs over the rows that start a chunk only, a quarter of the batch at a time.
@@ -178,7 +180,7 @@ class Hierarchy(nn.Module):
         carry = 0, jnp.zeros((B, self.d_model), jnp.float32), cache["inner"]
         _, z_BD, inner = nn.while_loop(lambda mdl, carry: carry[0] < starts, run, self, carry)
         y_BD, last_BD = self.unpool.step(z_BD, h_BD, start_B, p_B, take(cache["last"], row_B))
-        y_BD, decoder = self.decoder.step(y_BD, tokens_B, cache["decoder"], active_B, row_B)
+        y_BD, decoder = self.decoder.step(y_BD, tokens_B, cache["decoder"], active_B, row_B, start_B)
         return y_BD, {
             "encoder": encoder,
             "chunker": put(cache["chunker"], chunker, active_B, row_B),
@@ -202,20 +204,17 @@ class Hierarchy(nn.Module):
         return parts
 
 
+def _with_parts(model, change, **fields):
+    """`model` with `change` made to every module that it is built of, and other `fields`."""
+    parts = {name: part for name in model.__dataclass_fields__ if isinstance(part := getattr(model, name), nn.Module)}
+    return model.clone(**{name: change(part) for name, part in parts.items() if name != "parent"}, **fields)
+
+
 def uncapped(model):
     """The same model with a slot for every position in every stage: nothing overflows."""
-    if isinstance(model, Hierarchy):
-        return model.clone(capacity=None, inner=uncapped(model.inner))
-    if hasattr(model, "backbone"):
-        return model.clone(backbone=uncapped(model.backbone))
-    return model
+    return _with_parts(model, uncapped, **{"capacity": None} if hasattr(model, "capacity") else {})
 
 
 def rematerialised(model):
     """The same model whose blocks are computed again backward: only what enters a block is kept."""
-    if isinstance(model, Hierarchy):
-        parts = {name: rematerialised(getattr(model, name)) for name in ("encoder", "inner", "decoder")}
-        return model.clone(**parts)
-    if hasattr(model, "backbone"):
-        return model.clone(backbone=rematerialised(model.backbone))
-    return model.clone(remat=True)
+    return _with_parts(model, rematerialised, **{"remat": True} if hasattr(model, "remat") else {})

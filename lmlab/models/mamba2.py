@@ -116,6 +116,11 @@ class Mamba2(nn.Module):
         return self._out(y, x, z), put(cache, {"conv": conv, "ssm": state}, active_B, row_B)
 
     @nn.nowrap
+    def emptied(self, cache, empty_B, row_B=None):
+        """The cache, with nothing seen in the rows `empty_B`."""
+        return put(cache, jax.tree.map(jnp.zeros_like, take(cache, row_B)), empty_B, row_B)
+
+    @nn.nowrap
     def flops(self, length):
         """Forward FLOPs per position (H-Net, arXiv 2507.07955, appendix B, with the output projection at its
         true size, `expand` times the printed one)."""

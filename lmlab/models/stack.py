@@ -61,6 +61,10 @@ class Block(nn.Module):
 class Stack(nn.Module):
     """Blocks in sequence and a final RMSNorm: [B, L, D] -> [B, L, D], float32 residual stream.
 
+    This is the interface of every encoder, decoder and innermost network of a hierarchy. They are told more than a stack
+    looks at: the tokens; `nominal`, see `Hierarchy.slots`; and, as decoders, `start_BL`, where the chunks around them
+    start.
+
     `depth` is the number of residual additions from the outside of the model down to this stack; output
     projections start at N(0, 0.02^2 / depth). None: the stack's own height.
     """
@@ -89,8 +93,8 @@ class Stack(nn.Module):
         self.layers = [self._block(letter) for letter in parse_layout(self.layout)]
         self.norm = RMSNorm(self.d_model)
 
-    def __call__(self, x_BLD, tokens_BL, segment_ids_BL, nominal=None):
-        """Returns (y_BLD, stages); a stack has no stages, looks at no tokens and has no capacity to plan."""
+    def __call__(self, x_BLD, tokens_BL, segment_ids_BL, nominal=None, start_BL=None):
+        """Returns (y_BLD, stages); a stack has no stages."""
         x_BLD = x_BLD.astype(jnp.float32)
         for layer in self.layers:
             x_BLD = layer(x_BLD, segment_ids_BL)
@@ -101,7 +105,7 @@ class Stack(nn.Module):
         """One cache per layer."""
         return [self._block(letter).mixer.init_cache(batch, length) for letter in parse_layout(self.layout)]
 
-    def prefill(self, x_BLD, tokens_BL, valid_BL, cache):
+    def prefill(self, x_BLD, tokens_BL, valid_BL, cache, start_BL=None):
         """Forward over right-padded prompts, with the caches after each."""
         new, x_BLD = [], x_BLD.astype(jnp.float32)
         for layer, layer_cache in zip(self.layers, cache, strict=True):
@@ -109,13 +113,17 @@ class Stack(nn.Module):
             new.append(layer_cache)
         return self.norm(x_BLD), new
 
-    def step(self, x_BD, tokens_B, cache, active_B, row_B=None):
+    def step(self, x_BD, tokens_B, cache, active_B, row_B=None, start_B=None):
         """One position for the active rows. `row_B`: rows of the cache that they are; None: all, in order."""
         new, x_BD = [], x_BD.astype(jnp.float32)
         for layer, layer_cache in zip(self.layers, cache, strict=True):
             x_BD, layer_cache = layer.step(x_BD, layer_cache, active_B, row_B)
             new.append(layer_cache)
         return self.norm(x_BD), new
+
+    def emptied(self, cache, empty_B, row_B=None):
+        """The caches, with nothing seen in the rows `empty_B`."""
+        return [layer.mixer.emptied(c, empty_B, row_B) for layer, c in zip(self.layers, cache, strict=True)]
 
     @nn.nowrap
     def flops(self, length, ratios=()):
