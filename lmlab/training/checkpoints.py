@@ -26,17 +26,20 @@ MODEL, PARAMETERS = "model.json", "params.safetensors"
 
 
 @contextlib.contextmanager
-def checkpointer(directory, keep_last=2, keep_every=0, read_only=False):
+def checkpointer(directory, keep_last=2, keep_every=0, read_only=False, periodic=0):
     """`Checkpoints` in `directory`, open; waits for pending writes on exit.
 
-    Kept are the latest `keep_last` and, for good, those of steps that `keep_every` divides (0: none). One that only
-    reads leaves unfinished checkpoints alone: another process may be writing them.
+    Kept are the latest `keep_last`, for good those of steps that `keep_every` divides (0: none), and the latest that
+    `periodic` divides (0: none). One that only reads leaves unfinished checkpoints alone: another process may be writing
+    them.
     """
     from orbax.checkpoint import v1 as ocp
 
     keep = [ocp.training.preservation_policies.LatestN(keep_last)]
     if keep_every:
         keep.append(ocp.training.preservation_policies.EveryNSteps(keep_every))
+    if periodic:
+        keep.append(_LatestPeriodic(periodic))
     saved = Checkpoints(
         ocp.training.Checkpointer(
             directory,
@@ -54,6 +57,18 @@ def checkpointer(directory, keep_last=2, keep_every=0, read_only=False):
             saved.close()
         finally:
             quiet.removeFilter(_not_told_twice)
+
+
+class _LatestPeriodic:
+    """Keeps the latest checkpoint that was due, however many a stop has added since: rollbacks return to it, so that a
+    run that was stopped rolls back to where one that was not does."""
+
+    def __init__(self, every):
+        self._every = every
+
+    def should_preserve(self, checkpoints, *, context):
+        latest = max((c.step for c in checkpoints if c.step % self._every == 0), default=None)
+        return [c.step == latest for c in checkpoints]
 
 
 def _not_told_twice(record):
