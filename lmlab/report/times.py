@@ -17,11 +17,11 @@ PARTS = {  # of a line of kind "goodput" in metrics.jsonl: its heading
 
 
 def describe(times):
-    """One line of text: "goodput 71%: of 12.3 s since the first start 8.7 s went into steps that were kept, ..."."""
-    rest = [f"{duration(times[f'seconds/{part}'])} into {name.lower()}" for part, name in PARTS.items() if part != "kept"]
+    """One line of text: "goodput 71%: of 12.3 s since the first start 8.7 s went into steps that were kept (...)"."""
+    rest = [f"{name.lower()} {duration(times[f'seconds/{part}'])}" for part, name in PARTS.items() if part != "kept"]
     return (
         f"goodput {times['goodput']:.0%}: of {duration(times['seconds'])} since the first start "
-        f"{duration(times['seconds/kept'])} went into steps that were kept, {', '.join(rest)}"
+        f"{duration(times['seconds/kept'])} went into steps that were kept ({', '.join(rest)})"
     )
 
 

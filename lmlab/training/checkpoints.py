@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import errno
 import json
 import logging
@@ -124,16 +125,18 @@ class Checkpoints:
                 self.orbax.close()
 
 
-def _arrays(state):
-    """Typed keys are not arrays that can be stored; their data is."""
-    return state.replace(key=jax.random.key_data(state.key))
+def _stored(state, key):
+    """The parts of a state that hold arrays, `key` for its key: typed keys are not arrays that can be stored, and what
+    a run does not remember should not be asked for of checkpoints that know nothing of it."""
+    parts = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)} | {"key": key}
+    return {name: part for name, part in parts.items() if jax.tree.leaves(part)}
 
 
 def save(c, state, step, wait=False):
     """Write `state` as step `step`, in the background unless `wait`. A step that is there already is left as it is."""
     processes.everywhere(c.wait)
     if step != latest_step(c):
-        arrays = _arrays(state)
+        arrays = _stored(state, jax.random.key_data(state.key))
         size = sum(a.nbytes for a in jax.tree.leaves(arrays))
         processes.first(lambda: _require_space(c.orbax.directory, step, size))
         c.write(step, arrays)
@@ -198,13 +201,13 @@ def readable_step(directory):
 def restore(c, abstract, step=None):
     """The state of `step` (None: the newest) laid out as `abstract` (ShapeDtypeStructs with shardings)."""
     key = jax.eval_shape(jax.random.key_data, abstract.key)
-    target = abstract.replace(key=jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=abstract.key.sharding))
+    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=abstract.key.sharding)
     try:
-        state = c.orbax.load_pytree(step, target)
+        parts = c.orbax.load_pytree(step, _stored(abstract, key))
     except (ValueError, FileNotFoundError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"The checkpoint in {c.orbax.directory} does not fit this model: {reason}") from error
-    return state.replace(key=jax.random.wrap_key_data(state.key))
+    return abstract.replace(**parts | {"key": jax.random.wrap_key_data(parts["key"])})
 
 
 def save_model(directory, model, params, texts=None):
