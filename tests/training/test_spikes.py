@@ -237,7 +237,11 @@ def test_a_finite_spike_is_refused_alike_on_one_device_and_two_and_after_a_kill(
     train(run, folder / "one-killed")
     assert lines(folder / "one-killed") == lines(folder / "one")
     assert_same_state(final_state(run, folder / "one-killed"), final_state(run, folder / "one"))
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    env = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
     done = subprocess.run([sys.executable, "-c", TWO, str(folder)], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     (two,) = lines(folder / "two", "spike")
