@@ -26,24 +26,20 @@ def train_one(run, directory, arm, profile=None):
 def train(args):
     from lmlab.report.times import describe
     from lmlab.runner import run_directory
+    from lmlab.training.profile import check_steps, parse_steps
+    from lmlab.training.writer import last_line
 
     loaded, arm, run = resolve(args, args.seed)
     directory = args.dir or run_directory("runs", loaded.name, args.scale, arm, args.seed, changes_of(args))
     if not args.distributed and (args.coordinator, args.processes, args.process) != (None, None, None):
         raise UserError("--coordinator, --processes and --process go with --distributed.")
-    profile = None
-    if args.profile:
-        from lmlab.training.profile import check_steps, parse_steps
-
-        profile = parse_steps(args.profile)
-        check_steps(profile, run)
+    profile = parse_steps(args.profile) if args.profile is not None else None
+    check_steps(profile, run)
     prepare(args.device)
     if args.distributed:
         from lmlab.training import processes
 
         processes.join(args.coordinator, args.processes, args.process)
-    from lmlab.training.writer import last_line
-
     result = train_one(run, directory, arm, profile)
     if result is None:
         return

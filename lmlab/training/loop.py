@@ -189,7 +189,8 @@ def _train(run, directory, data, mesh, stop, watch, clock, on_metrics, profile):
                 with clock("data"):
                     batch = place(next(stream), sharding)
                 watch.wait_for(f"step {step + 1}")
-                with clock(calls), tracer.before(step + 1):
+                named = tracer.before(step + 1)
+                with clock(calls), named:
                     state, metrics = step_fn(state, batch)
                 step, calls = step + 1, "device"
                 if pending is not None and (back := log(*pending)) is not None:
