@@ -18,24 +18,7 @@ import time
 from lmlab import config
 from lmlab.errors import Interrupted, UserError
 from lmlab.kernels import aot
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """Per chip, from Google's documentation of each generation (bf16 peak, HBM, ICI per link and direction)."""
-
-    flops: float  # per second, bf16
-    hbm_bytes: float  # per second
-    link_bytes: float  # per second
-    hertz: float  # of the clock that XLA's cycles are of
-
-
-CHIPS = {
-    "v4": Chip(275e12, 1.23e12, 45e9, 1.05e9),
-    "v5e": Chip(197e12, 0.82e12, 45e9, 1.5e9),
-    "v5p": Chip(459e12, 2.77e12, 90e9, 1.75e9),
-    "v6e": Chip(918e12, 1.64e12, 90e9, 1.75e9),
-}
+from lmlab.kernels.chips import CHIPS
 
 
 @dataclasses.dataclass(frozen=True)

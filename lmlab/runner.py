@@ -22,8 +22,9 @@ def run_directory(root, experiment, scale, arm, seed, changes=()):
     return os.path.join(root, experiment, scale, arm, f"seed{seed}{suffix}")
 
 
-def run_arm(run, directory, arm, on_metrics=lambda step, values: None):
+def run_arm(run, directory, arm, on_metrics=lambda step, values: None, profile=None):
     """Train `run` to its end in `directory` (resuming what is there) and write result.json; returns its content.
+    `profile`: as in `train`.
 
     A directory that already holds the result of this very run is left as it is. With several processes all call this;
     the first writes and returns the result, the others return None.
@@ -32,14 +33,16 @@ def run_arm(run, directory, arm, on_metrics=lambda step, values: None):
     from lmlab.training.directory import check
     from lmlab.training.loop import train
     from lmlab.training.precision import compute_copy
+    from lmlab.training.profile import Profile
     from lmlab.training.signals import StopSignal
     from lmlab.training.watchdog import Watchdog
 
     path = os.path.join(directory, "result.json")
     (finished,) = processes.from_first(bool(processes.first(lambda: check(run, directory) and os.path.exists(path))))
     if finished:
+        Profile(profile, directory, run.steps)  # says that nothing is traced
         return processes.first(lambda: config.load_json(path))
-    params, data = train(run, directory, on_metrics)
+    params, data = train(run, directory, on_metrics, profile)
     params, metrics = compute_copy(params, run.precision), {}
     with StopSignal(), Watchdog() as watch:
         data = dataclasses.replace(data, check=lambda: watch.wait_for("a batch of the last evaluation"))
@@ -165,10 +168,7 @@ def load_run(directory):
 
     if checkpoints.is_model(directory):
         return None, *checkpoints.load_model(directory)
-    path = os.path.join(directory, "run.json")
-    if not os.path.exists(path):
-        raise UserError(f"{directory} is not a run directory: it has no run.json.")
-    run = config.from_json(config.load_json(path))
+    run = _read_run(directory)
     init, shardings = make_init(run, run.optimizer.build(run.steps), make_mesh(Mesh()))  # whatever it was trained on
     abstract = jax.tree.map(
         lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
@@ -185,6 +185,36 @@ def load_run(directory):
         raise UserError(f"{directory} holds no checkpoint{' that can be read' if sentences else ' yet'}.")
     with checkpoints.checkpointer(folder, read_only=True) as saved:
         return run, run.model, checkpoints.restore(saved, abstract, step).params
+
+
+def _read_run(directory):
+    path = os.path.join(directory, "run.json")
+    if not os.path.exists(path):
+        raise UserError(f"{directory} is not a run directory: it has no run.json.")
+    return config.from_json(config.load_json(path))
+
+
+def read_batch(directory, step):
+    """The batch of a run's step `step` (from 1) as text: (lines of the metrics that tell of its refusal, for each row
+    (number of the window, [(number of the document, whether it begins here, whether it ends here, bytes)])).
+
+    UserError for a step that the run does not have, or a corpus that has changed.
+    """
+    from lmlab.data.batches import TrainBatches
+    from lmlab.training.directory import require_same
+    from lmlab.training.writer import read_lines
+
+    run = _read_run(directory)
+    if not 1 <= step <= run.steps:
+        raise UserError(f"The run in {directory} has the steps 1 to {run.steps}, not {step}.")
+    data = load_data(run)
+    require_same(directory, data.baked)
+    windows, tokenizer = data.windows("train"), data.baked.tokenizer
+    rows = [
+        (window, [(*where, tokenizer.decode(tokens)) for *where, tokens in windows.documents(window)])
+        for window in TrainBatches(windows, run.batch_size, run.seed).rows(step - 1)
+    ]
+    return [line for line in read_lines(directory) if line["kind"] == "spike" and line["step"] == step], rows
 
 
 def load_data(run):

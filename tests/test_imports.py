@@ -21,6 +21,7 @@ ORDER = [
     {"runner"},
     {"convert", "experiment", "compile"},
     {"bench"},
+    {"commands"},
     {"cli"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}

@@ -52,6 +52,18 @@ class Windows:
         }
 
 
+    def documents(self, index):
+        """What window `index` holds, its last target included: [(number of the document, whether it begins here,
+        whether it ends here, slice of its tokens without BOS and EOS)]."""
+        begin, end = index * self.length, min((index + 1) * self.length + 1, len(self.stream.tokens))
+        found = []
+        for number in range(np.searchsorted(self._bounds, begin, "right") - 1, np.searchsorted(self._bounds, end)):
+            first, last = int(self._bounds[number]), int(self._bounds[number + 1]) - 1  # its BOS and its EOS
+            tokens = self.stream.tokens[max(begin, first + 1) : min(end, last)]
+            found.append((number, begin <= first, last < end, tokens))
+        return found
+
+
 class TrainBatches:
     """Batch `step` of a run: rows of a global shuffle, a new order every epoch, the same on any number of hosts.
 
@@ -65,6 +77,10 @@ class TrainBatches:
         self.windows = windows
         self._indices = grain.MapDataset.range(len(windows)).seed(seed).shuffle().repeat()
         self._batch_size, self._rows = batch_size, np.arange(batch_size) if rows is None else np.asarray(rows)
+
+    def rows(self, step):
+        """Numbers of the windows in the whole batch of `step`, those of other processes included."""
+        return [int(self._indices[step * self._batch_size + row]) for row in range(self._batch_size)]
 
     def batch(self, step):
         """This process's rows of the batch of `step`."""

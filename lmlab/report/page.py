@@ -9,6 +9,7 @@ from lmlab.report import passages as text
 from lmlab.report.curves import Style, chart
 from lmlab.report.quantities import duration, fixed, si
 from lmlab.report.tables import render_html
+from lmlab.report.times import table_html
 
 # The browser itself is told to fetch nothing, whatever text a model wrote.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -171,4 +172,4 @@ def _provenance(results, labels, arms, provenance):
     headings = "".join(f'<th scope="col" class="number">{heading}</th>' for heading, _, _ in columns)
     table = (f'<div class="scroll" tabindex="0"><table><caption>Cost per run</caption><thead><tr>'
              f'<th scope="col">Arm</th>{headings}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>')
-    return f'<dl class="facts">{facts}</dl>' + (table if rows else "")
+    return f'<dl class="facts">{facts}</dl>' + (table + table_html(results, labels, arms.name) if rows else "")

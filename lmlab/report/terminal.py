@@ -43,6 +43,13 @@ def print_chunks(console, passage):
     console.print(Text(describe_chunks(passage) or "This model has no chunks.", style="dim"))
 
 
+def print_document(console, heading, data):
+    """A document, or a part of one, as it is, under a heading."""
+    shown = (_shown(text, data[start:stop]) + "\n" * (text == "\n") for start, stop, text in characters(data))
+    console.print(Text(heading, style="dim"))
+    console.print(Text("".join(shown)), soft_wrap=True)
+
+
 def print_surprisal(console, passage):
     """The passage shaded by bits (a character by its costliest byte); bars below it without colour."""
     data, lines, bars = bytes(passage["bytes"]), [Text()], [""]

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import errno
 import json
 import logging
@@ -26,17 +27,20 @@ MODEL, PARAMETERS = "model.json", "params.safetensors"
 
 
 @contextlib.contextmanager
-def checkpointer(directory, keep_last=2, keep_every=0, read_only=False):
+def checkpointer(directory, keep_last=2, keep_every=0, read_only=False, periodic=0):
     """`Checkpoints` in `directory`, open; waits for pending writes on exit.
 
-    Kept are the latest `keep_last` and, for good, those of steps that `keep_every` divides (0: none). One that only
-    reads leaves unfinished checkpoints alone: another process may be writing them.
+    Kept are the latest `keep_last`, for good those of steps that `keep_every` divides (0: none), and the latest that
+    `periodic` divides (0: none). One that only reads leaves unfinished checkpoints alone: another process may be writing
+    them.
     """
     from orbax.checkpoint import v1 as ocp
 
     keep = [ocp.training.preservation_policies.LatestN(keep_last)]
     if keep_every:
         keep.append(ocp.training.preservation_policies.EveryNSteps(keep_every))
+    if periodic:
+        keep.append(_LatestPeriodic(periodic))
     saved = Checkpoints(
         ocp.training.Checkpointer(
             directory,
@@ -54,6 +58,18 @@ def checkpointer(directory, keep_last=2, keep_every=0, read_only=False):
             saved.close()
         finally:
             quiet.removeFilter(_not_told_twice)
+
+
+class _LatestPeriodic:
+    """Keeps the latest checkpoint that was due, however many a stop has added since: rollbacks return to it, so that a
+    run that was stopped rolls back to where one that was not does."""
+
+    def __init__(self, every):
+        self._every = every
+
+    def should_preserve(self, checkpoints, *, context):
+        latest = max((c.step for c in checkpoints if c.step % self._every == 0), default=None)
+        return [c.step == latest for c in checkpoints]
 
 
 def _not_told_twice(record):
@@ -109,16 +125,18 @@ class Checkpoints:
                 self.orbax.close()
 
 
-def _arrays(state):
-    """Typed keys are not arrays that can be stored; their data is."""
-    return state.replace(key=jax.random.key_data(state.key))
+def _stored(state, key):
+    """The parts of a state that hold arrays, `key` for its key: typed keys are not arrays that can be stored, and what
+    a run does not remember should not be asked for of checkpoints that know nothing of it."""
+    parts = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)} | {"key": key}
+    return {name: part for name, part in parts.items() if jax.tree.leaves(part)}
 
 
 def save(c, state, step, wait=False):
     """Write `state` as step `step`, in the background unless `wait`. A step that is there already is left as it is."""
     processes.everywhere(c.wait)
     if step != latest_step(c):
-        arrays = _arrays(state)
+        arrays = _stored(state, jax.random.key_data(state.key))
         size = sum(a.nbytes for a in jax.tree.leaves(arrays))
         processes.first(lambda: _require_space(c.orbax.directory, step, size))
         c.write(step, arrays)
@@ -183,13 +201,13 @@ def readable_step(directory):
 def restore(c, abstract, step=None):
     """The state of `step` (None: the newest) laid out as `abstract` (ShapeDtypeStructs with shardings)."""
     key = jax.eval_shape(jax.random.key_data, abstract.key)
-    target = abstract.replace(key=jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=abstract.key.sharding))
+    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=abstract.key.sharding)
     try:
-        state = c.orbax.load_pytree(step, target)
+        parts = c.orbax.load_pytree(step, _stored(abstract, key))
     except (ValueError, FileNotFoundError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"The checkpoint in {c.orbax.directory} does not fit this model: {reason}") from error
-    return state.replace(key=jax.random.wrap_key_data(state.key))
+    return abstract.replace(**parts | {"key": jax.random.wrap_key_data(parts["key"])})
 
 
 def save_model(directory, model, params, texts=None):

@@ -9,17 +9,20 @@ import time
 
 from lmlab import config
 from lmlab.errors import UserError
+from lmlab.training.spikes import Spikes
 
 RUN, DATA, TOKENIZER, COMMITS, TOKEN = "run.json", "data.json", "tokenizer.json", "commits.txt", "token"
 
 
 def check(run, directory):
-    """UserError if `directory` holds another run, or something that is none; True if it holds this one."""
+    """UserError if `directory` holds another run, or something that is none; True if it holds this one.
+
+    Another policy for loss spikes makes no other run: a run that halted may go on with one that skips.
+    """
     path = os.path.join(directory, RUN)
     if os.path.exists(path):
-        with open(path, encoding="utf-8") as f:
-            if f.read() != _text(run):
-                raise UserError(f"{directory} holds another run: choose another directory with --dir, or delete it.")
+        if _identity(config.load_json(path)) != _identity(config.to_json(run)):
+            raise UserError(f"{directory} holds another run: choose another directory with --dir, or delete it.")
         return True
     if os.path.lexists(directory) and not os.path.isdir(directory):
         raise UserError(f"{directory} is a file, not a run directory.")
@@ -43,8 +46,9 @@ def claimed(run, directory):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"Another process is training in {directory}.") from None
-            if not check(run, directory):
-                write(os.path.join(directory, RUN), _text(run))
+            path = os.path.join(directory, RUN)
+            if not check(run, directory) or config.load_json(path) != config.to_json(run):
+                write(path, json.dumps(config.to_json(run), indent=1))
             write(os.path.join(directory, "run.txt"), config.to_text(run) + "\n")
             now, before = commit(), commits(directory)
             if now not in before:
@@ -58,11 +62,15 @@ def pin(directory, baked):
     """Remember what the run reads, and its tokenizer; UserError if it has changed since the run began."""
     path = os.path.join(directory, DATA)
     if os.path.exists(path):
-        if config.load_json(path).get("identity") != baked.identity:
-            raise UserError(f"The corpus or its tokenizer has changed since {directory} was begun: train elsewhere.")
-        return
+        return require_same(directory, baked)
     baked.tokenizer.save(os.path.join(directory, TOKENIZER))
     write(path, json.dumps({"identity": baked.identity, "splits": baked.manifest["splits"]}, indent=1))
+
+
+def require_same(directory, baked):
+    """UserError unless `baked` is what the run in `directory` reads."""
+    if config.load_json(os.path.join(directory, DATA)).get("identity") != baked.identity:
+        raise UserError(f"The corpus or its tokenizer has changed since {directory} was begun: train elsewhere.")
 
 
 def mark(directory, token):
@@ -103,8 +111,11 @@ def write(path, text):
     os.replace(path + ".new", path)
 
 
-def _text(run):
-    return json.dumps(config.to_json(run), indent=1)
+def _identity(data):
+    """A run's JSON without what happens after a loss spike; runs of before there was such a policy had the default."""
+    if not isinstance(data, dict):
+        return data
+    return {**data, "spikes": config.to_json(Spikes()) | data.get("spikes", {}) | {"policy": None, "patience": None}}
 
 
 def commit():

@@ -7,6 +7,7 @@ from lmlab.errors import UserError
 from lmlab.objectives.next_token import NextToken
 from lmlab.training.optimizers import AdamW
 from lmlab.training.sharding import Mesh
+from lmlab.training.spikes import Spikes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Run:
     accumulate: int = 1  # microbatches that a step's batch goes through one after another
     remat: bool = False  # compute every block again backward
     mesh: Mesh = Mesh()
+    spikes: Spikes = Spikes()
     seed: int = 0
 
     def __post_init__(self):

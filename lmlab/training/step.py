@@ -26,6 +26,7 @@ class State:
     params: Any  # variables of the model, float32
     optimizer: Any
     key: jax.Array  # of the run; folded with the step where randomness is needed
+    recent: Any = ()  # what `Spikes` judges by
 
 
 def make_init(run, optimizer, mesh):
@@ -34,7 +35,7 @@ def make_init(run, optimizer, mesh):
     def build(key):
         params_key, run_key = jax.random.split(key)
         params = meta.unbox(run.model.init(params_key, jnp.zeros((1, 8), jnp.int32)))
-        return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), run_key)
+        return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), run_key, run.spikes.nothing_yet())
 
     params = parameter_shardings(abstract_init(run.model), mesh)
     abstract = jax.eval_shape(build, jax.random.key(0))
@@ -45,7 +46,8 @@ def make_init(run, optimizer, mesh):
         params,
         transform_non_params=lambda _: replicated(mesh),
     )
-    shardings = State(replicated(mesh), params, optimizer_shardings, replicated(mesh))
+    recent = jax.tree.map(lambda _: replicated(mesh), abstract.recent)
+    shardings = State(replicated(mesh), params, optimizer_shardings, replicated(mesh), recent)
     return jax.jit(build, out_shardings=shardings), shardings
 
 
@@ -62,7 +64,8 @@ def make_step(run, optimizer, mesh, shardings):
     """Returns the jitted (state, batch) -> (state, metrics). The old state's buffers are donated.
 
     The batch goes through in `run.accumulate` microbatches. Losses and gradients are sums, divided once by the weight of
-    the whole batch; only what a chunker's own loss averages over is a microbatch.
+    the whole batch; only what a chunker's own loss averages over is a microbatch. Where `run.spikes` refuses the update
+    ("spike" is 1), parameters and optimizer stay as they were.
     """
     model = rematerialised(run.model) if run.remat else run.model
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -98,8 +101,13 @@ def make_step(run, optimizer, mesh, shardings):
         grads = jax.tree.map(lambda g: g / weight, grads)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = metrics | {"loss": loss / weight, "grad_norm": optax.global_norm(grads)} | squares_by_part(grads)
-        return State(state.step + 1, params, optimizer_state, state.key), metrics
+        loss, grad_norm = loss / weight, optax.global_norm(grads)
+        accepted, recent = run.spikes.judge(state.recent, loss, grad_norm)
+        old, new = (state.params, state.optimizer), (params, optimizer_state)
+        params, optimizer_state = jax.tree.map(lambda n, o: jnp.where(accepted, n, o), new, old)
+        own = {"loss": loss, "grad_norm": grad_norm, "spike": 1 - accepted}
+        metrics = metrics | own | squares_by_part(grads)
+        return State(state.step + 1, params, optimizer_state, state.key, recent), metrics
 
     return jax.jit(
         step,

@@ -3,6 +3,23 @@
 import json
 import os
 
+METRICS = "metrics.jsonl"
+
+
+def read_lines(directory):
+    """The whole lines of metrics.jsonl, in order; a kill may tear the last."""
+    path = os.path.join(directory, METRICS)
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8") as f:
+        return [json.loads(text) for text in f if text.endswith("\n")]
+
+
+def last_line(directory, start, *kinds):
+    """The last metrics line of these kinds at or before step `start`, or nothing."""
+    lines = read_lines(directory) if start else []
+    return next((line for line in reversed(lines) if line["kind"] in kinds and line["step"] <= start), {})
+
 
 class MetricsWriter:
     """Appends to `metrics.jsonl` and to a TensorBoard event file beside it.
@@ -13,7 +30,7 @@ class MetricsWriter:
     def __init__(self, directory, start_step):
         from tensorboardX import SummaryWriter
 
-        path = os.path.join(directory, "metrics.jsonl")
+        path = os.path.join(directory, METRICS)
         if os.path.exists(path):
             with open(path, encoding="utf-8") as f:
                 kept = [line for line in f if line.endswith("\n") and json.loads(line)["step"] <= start_step]

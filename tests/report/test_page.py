@@ -8,6 +8,7 @@ from lmlab.report.curves import Style, chart, mean, smooth, thin, ticks
 from lmlab.report.page import write_page
 from lmlab.report.results import Points, Summary
 from lmlab.report.tables import Column, Row, TableView
+from lmlab.report.times import PARTS, describe
 from tests.report.fakes import ARMS, load_all, make_passage, make_run
 
 LABELS = {arm: row[0] for arm, row in ARMS.items()}
@@ -55,6 +56,23 @@ def results(tmp_path):
         for seed in range(2):
             make_run(tmp_path / "runs", arm, seed, steps=32)
     return load_all(tmp_path / "runs")
+
+
+def test_the_page_says_where_the_wall_time_went(tmp_path):
+    assert "Goodput" not in write(tmp_path, load_all(tmp_path / "runs"))
+    for seed, share in enumerate((0.5, 0.7)):
+        path = make_run(tmp_path / "runs", "bpe", seed, steps=16) / "metrics.jsonl"
+        parts = dict.fromkeys(PARTS, 1.0) | {"kept": share * 100, "down": 100 - 6 - share * 100}
+        line = {"kind": "goodput", "step": 16, "goodput": share, "seconds": 100.0}
+        line |= {f"seconds/{part}": s for part, s in parts.items()}
+        path.write_text(path.read_text() + json.dumps(line) + "\n")
+    make_run(tmp_path / "runs", "mambabyte", steps=16)
+    text = Page(write(tmp_path, load_all(tmp_path / "runs"))).text
+    assert "Goodput" in text and "1 min 40 s60%1 min 00 s1.0 s" in text
+    assert describe(line) == (
+        "goodput 70%: of 1 min 40 s since the first start 1 min 10 s went into steps that were kept (undone steps 1.0 s, "
+        "start 1.0 s, compile 1.0 s, evaluation 1.0 s, checkpoints 1.0 s, down 24.0 s)"
+    )
 
 
 def test_the_page_is_well_formed_complete_and_alone(tmp_path, results):

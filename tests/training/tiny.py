@@ -13,6 +13,14 @@ from lmlab.training.run import Run
 WORDS = "the a of chunk byte model reads writes learns where a word starts ends é 世界".split()
 
 
+TIMES = ("seconds", "bytes_per_second", "flops_per_second", "computed_flops_per_second", "utilisation")
+
+
+def timeless(line):
+    """A line of the metrics without what the clock says."""
+    return {k: v for k, v in line.items() if k.partition("/")[0] not in TIMES}
+
+
 def corpus(tmp_path, documents=60):
     """Files of made-up text."""
     folder = tmp_path / "text"

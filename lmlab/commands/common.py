@@ -1,0 +1,32 @@
+"""What several commands share."""
+
+import os
+
+
+def prepare(device=None):
+    """Process-wide settings, before JAX starts; `device`: the only kind that will do."""
+    from lmlab.memory import keep_freed_memory
+
+    keep_freed_memory()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import jax
+
+    from lmlab.data.bake import cache_directory
+
+    if device:
+        jax.config.update("jax_platforms", {"gpu": "cuda"}.get(device, device))
+    jax.config.update("jax_compilation_cache_dir", os.path.join(cache_directory(), "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def resolve(args, seed=None):
+    """(experiment, name of the arm, its Run) that the arguments name."""
+    from lmlab import experiment
+
+    found, arm = experiment.find(args.name)
+    return found, arm, found.resolve(arm, args.scale, args.set, seed, args.corpus)
+
+
+def changes_of(args):
+    """What makes these runs differ from the experiment's own."""
+    return [*args.set, *([os.path.abspath(args.corpus)] if args.corpus else [])]

@@ -1,0 +1,73 @@
+"""`lmlab sample` and `lmlab inspect`."""
+
+from lmlab.commands.common import prepare
+from lmlab.errors import UserError
+
+
+def sample(args):
+    from lmlab.runner import load_run, stream_text, tokenizer_of
+
+    if args.bytes < 1 or args.temperature < 0 or not 0 < args.top_p <= 1:
+        raise UserError("Sampling needs --bytes of at least 1, --temperature of at least 0 and --top-p in (0, 1].")
+    prepare()
+    run, model, params = load_run(args.directory)
+    tokenizer = tokenizer_of(run, model, args.directory)
+    prompt = args.prompt.encode("utf-8", "surrogateescape")
+    pieces = stream_text(model, params, tokenizer, prompt, args.bytes, args.temperature, args.top_p, args.seed)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+
+
+def inspect(args):
+    from rich.console import Console
+
+    from lmlab.evaluation.passages import read_passage
+    from lmlab.report.terminal import print_chunks, print_surprisal
+    from lmlab.runner import load_data, load_run, look, tokenizer_of
+
+    if args.step is not None:
+        return _inspect_batch(args)
+    text = None
+    if args.file:
+        try:
+            with open(args.file, "rb") as f:
+                text = f.read()
+        except OSError as error:
+            raise UserError(f"Cannot read {args.file}: {error.strerror}.") from error
+        if not text:
+            raise UserError(f"{args.file} is empty.")
+    prepare()
+    run, model, params = load_run(args.directory)
+    if text is not None:
+        # A converted model has no rows of its own length: the text is one row, up to the length it was trained on.
+        length, rows = (run.length, run.batch_size) if run else (min(8192, -(-(len(text) + 2) // 64) * 64), 1)
+        passages = [read_passage(model, params, tokenizer_of(run, model, args.directory), text, length, rows)]
+    elif run:
+        passages = look(run, params, load_data(run))
+    else:
+        raise UserError(f"{args.directory} is a converted model without a test split: name a text file.")
+    console = Console()
+    for passage in passages:
+        print_chunks(console, passage)
+        print_surprisal(console, passage)
+
+
+def _inspect_batch(args):
+    """The documents in every row of a step's batch; no checkpoint is needed."""
+    from rich.console import Console
+
+    from lmlab.report.terminal import print_document
+    from lmlab.runner import read_batch
+
+    if args.file:
+        raise UserError("--step shows a batch of the run: name no file beside it.")
+    refused, rows = read_batch(args.directory, args.step)
+    console = Console(highlight=False)
+    for line in refused:
+        console.print(f"refused: loss {line['loss']}, gradient norm {line['grad_norm']}; {line['action']}")
+    for i, (window, documents) in enumerate(rows):
+        console.print(f"row {i}: window {window} of the train split")
+        for number, begins, ends, data in documents:
+            where = ", ".join(["begins here"] * begins + ["ends here"] * ends) or "goes on before and after"
+            print_document(console, f"document {number} ({where})", data)
