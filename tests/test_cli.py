@@ -1,5 +1,7 @@
 """Bad input ends in one sentence and exit code 2, before anything is compiled or written."""
 
+import fnmatch
+import glob
 import json
 import os
 import pathlib
@@ -8,7 +10,9 @@ import sys
 
 import pytest
 
+from lmlab import cli
 from lmlab.cli import main
+from lmlab.kernels import aot
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -121,3 +125,28 @@ def test_missing_accelerators_and_processes_are_refused_and_a_stopped_run_exits_
 def test_help_of_the_installed_command():
     done = subprocess.run([sys.executable, "-m", "lmlab.cli", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "inspect" in done.stdout
+
+
+QUIET = """
+from lmlab import cli
+cli._prepare()
+import jax
+print(jax.default_backend())
+"""
+
+
+@pytest.mark.skipif(not aot.available() or bool(glob.glob("/dev/accel*")), reason="needs libtpu and no TPU")
+def test_libtpu_without_a_tpu_is_quiet():
+    env = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS" and not k.startswith("TPU_")}
+    env |= {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True, env=env)
+    assert (done.stdout, done.stderr) == ("cpu\n", "")
+
+
+@pytest.mark.parametrize("found", ["/dev/accel0", "/dev/vfio/0", None])
+def test_libtpu_is_told_nothing_where_a_tpu_may_be(found, monkeypatch):
+    monkeypatch.setattr(cli.glob, "glob", lambda pattern: [found] if found and fnmatch.fnmatch(found, pattern) else [])
+    monkeypatch.setattr(os, "environ", {"TPU_WORKER_HOSTNAMES": "mine"})
+    cli._expect_no_tpu()
+    assert os.environ["TPU_WORKER_HOSTNAMES"] == "mine"
+    assert ("TPU_ACCELERATOR_TYPE" in os.environ) == (found is None)
