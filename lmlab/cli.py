@@ -127,7 +127,7 @@ def _prepare(device=None):
 def _expect_no_tpu():
     """Where there is no TPU, spare the reader libtpu's complaints about that: it may be here only to compile for some.
 
-    JAX asks it for devices all the same; told where it is, it finds none without a word. Device files are what it opens.
+    JAX asks it for devices all the same; told where it is, it finds none without a word. It would open device files.
     """
     if not glob.glob("/dev/accel*") and not glob.glob("/dev/vfio/*"):
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")

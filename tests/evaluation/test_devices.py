@@ -1,4 +1,4 @@
-"""Over several devices: an evaluation equals that of one, and what is not training takes the kernels that training takes."""
+"""Over several devices an evaluation equals that of one, and takes the kernels that training takes."""
 
 import json
 import os
@@ -59,7 +59,8 @@ def kernels(jaxpr, split=False):
         if eqn.primitive.name == "pallas_call":
             assert split, eqn
             yield eqn.params["name_and_src_info"].name if "name_and_src_info" in eqn.params else eqn.params["name"]
-        for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")):
+        program = lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")
+        for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=program):
             value = getattr(value, "jaxpr", value)
             if hasattr(value, "eqns"):
                 yield from kernels(value, split or eqn.primitive.name == "shard_map")
