@@ -1,5 +1,7 @@
 """Bad input ends in one sentence and exit code 2, before anything is compiled or written."""
 
+import fnmatch
+import glob
 import json
 import os
 import pathlib
@@ -8,7 +10,9 @@ import sys
 
 import pytest
 
+from lmlab.commands import common
 from lmlab.cli import main
+from lmlab.kernels import aot
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -87,7 +91,7 @@ def test_committed_results_are_printed(path, capsys):
 
 
 REFUSED_AND_STOPPED = """
-import os, signal
+import os, resource, signal
 from lmlab.cli import main
 from lmlab.training import loop
 
@@ -102,12 +106,18 @@ def stop_first(*args, place=loop.place):
     return place(*args)
 
 codes = [code("--processes", "2"), code("--distributed"), code("--device", "gpu")]
+def fill_first(*args, place=loop.place):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    return place(*args)
+
 loop.place = stop_first
-print(*codes, code("--device", "cpu", "--set", "batch_size=2"))
+codes.append(code("--device", "cpu", "--set", "batch_size=2"))
+loop.place = fill_first  # each checkpoint holds more than this
+print(*codes, code("--device", "cpu", "--set", "batch_size=2", "--set", "checkpoint_every=2", "--set", "log_every=2"))
 """
 
 
-def test_missing_accelerators_and_processes_are_refused_and_a_stopped_run_exits_with_its_code(tmp_path):
+def test_what_is_missing_is_refused_and_a_stopped_run_and_a_full_disk_have_codes_of_their_own(tmp_path):
     from tests.training import tiny
 
     tiny.corpus(tmp_path)
@@ -116,13 +126,39 @@ def test_missing_accelerators_and_processes_are_refused_and_a_stopped_run_exits_
     command = [sys.executable, "-c", REFUSED_AND_STOPPED]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
     said = [line for line in done.stderr.splitlines() if line.startswith("lmlab: ")]
-    assert done.stdout.splitlines()[-1] == "2 2 2 75", done.stdout + done.stderr
-    assert len(said) == 4 and "go with --distributed" in said[0] and "did not find one another" in said[1]
+    assert done.stdout.splitlines()[-1] == "2 2 2 75 74", done.stdout + done.stderr
+    assert len(said) == 5 and "go with --distributed" in said[0] and "did not find one another" in said[1]
     assert "The accelerator that was asked for is not there" in said[2]
     assert said[3] == "lmlab: Stopped at step 1; the same command resumes."
+    assert "Cannot write the checkpoint of step 2" in said[4] and "File too large" in said[4]
     assert "Traceback" not in done.stderr
 
 
 def test_help_of_the_installed_command():
     done = subprocess.run([sys.executable, "-m", "lmlab.cli", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "inspect" in done.stdout
+
+
+QUIET = """
+from lmlab.commands.common import prepare
+prepare()
+import jax
+print(jax.default_backend())
+"""
+
+
+@pytest.mark.skipif(not aot.available() or bool(glob.glob("/dev/accel*")), reason="needs libtpu and no TPU")
+def test_libtpu_without_a_tpu_is_quiet():
+    env = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS" and not k.startswith("TPU_")}
+    env |= {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True, env=env)
+    assert (done.stdout, done.stderr) == ("cpu\n", "")
+
+
+@pytest.mark.parametrize("found", ["/dev/accel0", "/dev/vfio/0", None])
+def test_libtpu_is_told_nothing_where_a_tpu_may_be(found, monkeypatch):
+    monkeypatch.setattr(common.glob, "glob", lambda pattern: [found] if found and fnmatch.fnmatch(found, pattern) else [])
+    monkeypatch.setattr(os, "environ", {"TPU_WORKER_HOSTNAMES": "mine"})
+    common._expect_no_tpu()
+    assert os.environ["TPU_WORKER_HOSTNAMES"] == "mine"
+    assert ("TPU_ACCELERATOR_TYPE" in os.environ) == (found is None)

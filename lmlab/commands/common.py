@@ -1,5 +1,6 @@
 """What several commands share."""
 
+import glob
 import os
 
 
@@ -9,6 +10,8 @@ def prepare(device=None):
 
     keep_freed_memory()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if device != "tpu":
+        _expect_no_tpu()
     import jax
 
     from lmlab.data.bake import cache_directory
@@ -17,6 +20,16 @@ def prepare(device=None):
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(device, device))
     jax.config.update("jax_compilation_cache_dir", os.path.join(cache_directory(), "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _expect_no_tpu():
+    """Where there is no TPU, spare the reader libtpu's complaints about that: it may be here only to compile for some.
+
+    JAX asks it for devices all the same; told where it is, it finds none without a word. It would open device files.
+    """
+    if not glob.glob("/dev/accel*") and not glob.glob("/dev/vfio/*"):
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 
 
 def resolve(args, seed=None):

@@ -8,6 +8,7 @@ import numpy as np
 
 from lmlab.decoding.samplers import sample
 from lmlab.errors import UserError
+from lmlab.kernels.dispatch import compiled_for, mesh_of
 
 PIECE = 16  # tokens between two looks at a stream
 
@@ -18,18 +19,19 @@ def _next_token(logits_BV, n, done_B, sampling):
     return token_B, done_B | (token_B == eos)
 
 
-@partial(jax.jit, static_argnums=(0, 4))
-def _start(model, params, prompt_BL, length_B, new, sampling):
+@partial(jax.jit, static_argnums=(0, 1, 5))
+def _start(model, mesh, params, prompt_BL, length_B, new, sampling):
     """State behind the first new token of each row: (tokens so far, token_B, done_B, cache)."""
     B, L = prompt_BL.shape
     valid_BL = jnp.arange(L) < length_B[:, None]
-    logits_BLV, cache = model.apply(params, prompt_BL, valid_BL, model.init_cache(B, L + new), method="prefill")
+    with compiled_for(mesh):
+        logits_BLV, cache = model.apply(params, prompt_BL, valid_BL, model.init_cache(B, L + new), method="prefill")
     logits_BV = jnp.take_along_axis(logits_BLV, (length_B - 1)[:, None, None], axis=1)[:, 0]
     return 1, *_next_token(logits_BV, 0, jnp.zeros(B, bool), sampling), cache
 
 
-@partial(jax.jit, static_argnums=(0, 3), donate_argnums=2)
-def _advance(model, params, state, count, sampling):
+@partial(jax.jit, static_argnums=(0, 1, 4), donate_argnums=3)
+def _advance(model, mesh, params, state, count, sampling):
     """(`count` further tokens per row, state); stops computing once every row is done."""
     first, token_B, _, _ = state
     out_BN = jnp.full((len(token_B), count), sampling[-1], jnp.int32)
@@ -40,7 +42,8 @@ def _advance(model, params, state, count, sampling):
 
     def step(carry):
         out_BN, (n, token_B, done_B, cache) = carry
-        logits_BV, cache = model.apply(params, token_B, cache, ~done_B, method="step")
+        with compiled_for(mesh):
+            logits_BV, cache = model.apply(params, token_B, cache, ~done_B, method="step")
         token_B, done_B = _next_token(logits_BV, n, done_B, sampling)
         return out_BN.at[:, n - first].set(token_B), (n + 1, token_B, done_B, cache)
 
@@ -65,18 +68,20 @@ def generate(model, params, prompts, new_tokens, eos, key=None, temperature=1.0,
     after a row's first `eos` everything is `eos` (-1 as `eos` never stops). temperature 0 is greedy.
     """
     padded, lengths, sampling = _prepare(prompts, new_tokens, eos, key, temperature, top_p)
-    state = _start(model, params, padded, lengths, new_tokens, sampling)
+    mesh = mesh_of(params)
+    state = _start(model, mesh, params, padded, lengths, new_tokens, sampling)
     first_B = np.asarray(state[1])  # before its buffer is donated
     if new_tokens == 1:
         return first_B[:, None]
-    rest_BN, _ = _advance(model, params, state, new_tokens - 1, sampling)
+    rest_BN, _ = _advance(model, mesh, params, state, new_tokens - 1, sampling)
     return np.concatenate([first_B[:, None], rest_BN], axis=1)
 
 
 def stream(model, params, prompt, new_tokens, eos, key=None, temperature=1.0, top_p=1.0):
     """Yield what `generate` would for one prompt, as it comes: arrays of up to `PIECE` tokens, `eos` left out."""
     padded, lengths, sampling = _prepare([prompt], new_tokens, eos, key, temperature, top_p)
-    state = _start(model, params, padded, lengths, -(-(new_tokens - 1) // PIECE) * PIECE + 1, sampling)
+    mesh = mesh_of(params)
+    state = _start(model, mesh, params, padded, lengths, -(-(new_tokens - 1) // PIECE) * PIECE + 1, sampling)
     tokens, given = np.asarray(state[1]), 0
     while True:
         tokens = tokens[: new_tokens - given]
@@ -85,5 +90,5 @@ def stream(model, params, prompt, new_tokens, eos, key=None, temperature=1.0, to
         given += len(tokens)
         if ended.any() or given == new_tokens:
             return
-        out_BN, state = _advance(model, params, state, PIECE, sampling)
+        out_BN, state = _advance(model, mesh, params, state, PIECE, sampling)
         tokens = np.asarray(out_BN)[0]

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from lmlab.kernels.dispatch import compiled_for, mesh_of
 from lmlab.kernels.elementwise import softmax_cross_entropy
 from lmlab.models.hierarchy import uncapped
 
@@ -18,18 +19,20 @@ class Scores(NamedTuple):
     starts: tuple  # per stage, bool [B, L]: a chunk starts at this input position
 
 
-@partial(jax.jit, static_argnums=0)
-def _forward(model, params, batch):
-    output = model.apply(params, batch["tokens"], batch["segment_ids"])
+@partial(jax.jit, static_argnums=(0, 1))
+def _forward(model, mesh, params, batch):
+    with compiled_for(mesh):
+        output = model.apply(params, batch["tokens"], batch["segment_ids"])
     nats_BL = softmax_cross_entropy(output.logits, batch["targets"]) * batch["weights"]
     return nats_BL, tuple(s.start_BL for s in output.stages), sum((s.overflow for s in output.stages), 0)
 
 
 def score(model, params, batch):
     """Scores of one batch. Nothing is lost to the capacity: a batch that overflows is run again without one."""
-    nats_BL, starts, overflow = _forward(model, params, batch)
+    mesh = mesh_of(params)
+    nats_BL, starts, overflow = _forward(model, mesh, params, batch)
     if int(overflow):
-        nats_BL, starts, _ = _forward(uncapped(model), params, batch)
+        nats_BL, starts, _ = _forward(uncapped(model), mesh, params, batch)
     return Scores(_on_host(nats_BL), tuple(_on_host(s) for s in starts))
 
 

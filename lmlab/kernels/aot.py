@@ -32,6 +32,7 @@ _ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is opened, so another process that has libtpu is no obstacle
     "TPU_LOG_DIR": "disabled",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",  # whatever is compiled for this machine: what a TPU would run
     **dict.fromkeys(["TF_CPP_MIN_LOG_LEVEL", "TPU_STDERR_LOG_LEVEL", "TPU_MIN_LOG_LEVEL"], "3"),
 }
 

@@ -1,7 +1,8 @@
 """Which form of a kernel a program takes: Pallas on TPUs, XLA elsewhere.
 
 XLA cannot partition a Pallas kernel. Under `compiled_for(mesh)` each device runs it on its own rows, and on its own
-heads where the tensor axis divides them. Without a mesh, TPU forms are taken on a single TPU only.
+heads where the tensor axis divides them; rows that do not divide, such as one prompt, are all on every device. Without
+a mesh, TPU forms are taken on a single TPU only.
 """
 
 import contextlib
@@ -9,7 +10,7 @@ import contextvars
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from lmlab.kernels import attention as _attention
 from lmlab.kernels import compaction, convolution, scan
@@ -33,6 +34,12 @@ def compiled_for(mesh):
         yield
     finally:
         _mesh.reset(token)
+
+
+def mesh_of(arrays):
+    """The mesh that a tree of arrays is laid out on, or None: a program that reads them is `compiled_for` it."""
+    sharding = getattr(jax.tree.leaves(arrays)[0], "sharding", None)
+    return sharding.mesh if isinstance(sharding, NamedSharding) else None
 
 
 def _on_tpu():
@@ -64,14 +71,19 @@ def _heads_axis(heads):
     return HEADS if mesh is not None and heads % mesh.shape[HEADS] == 0 else None
 
 
-_BY_ROWS = PartitionSpec(ROWS)
+def _by_rows(x_B):
+    """How an array is split whose first dimension is rows; not at all where the mesh does not divide them."""
+    mesh = _mesh.get()
+    divides = mesh is not None and len(x_B) % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
+    return PartitionSpec(ROWS if divides else None)
 
 
 def linear_scan(a_BL, b_BLD, h0_BD=None):
     """`lmlab.kernels.scan.linear_scan`."""
     if not _on_tpu():
         return scan.linear_scan(a_BL, b_BLD, h0_BD)
-    return _each_device(linear_scan_tpu, (a_BL, b_BLD, h0_BD), (_BY_ROWS,) * 3, _BY_ROWS)
+    rows = _by_rows(a_BL)
+    return _each_device(linear_scan_tpu, (a_BL, b_BLD, h0_BD), (rows,) * 3, rows)
 
 
 def ssd(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, segment_ids_BL=None, h0_BHPN=None, chunk=64):
@@ -80,9 +92,9 @@ def ssd(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, segment_ids_BL=None, h0_BHPN=None, ch
     P = x_BLHP.shape[3]
     if not _on_tpu() or LANES % P and P % LANES:
         return _ssd.ssd(*arguments, chunk=chunk)
-    axis = _heads_axis(x_BLHP.shape[2])
-    heads, states = PartitionSpec(ROWS, None, axis), PartitionSpec(ROWS, axis)
-    specs = (heads, heads, PartitionSpec(axis), _BY_ROWS, _BY_ROWS, _BY_ROWS, states)
+    axis, rows = _heads_axis(x_BLHP.shape[2]), _by_rows(x_BLHP)
+    heads, states = PartitionSpec(*rows, None, axis), PartitionSpec(*rows, axis)
+    specs = (heads, heads, PartitionSpec(axis), rows, rows, rows, states)
     return _each_device(ssd_tpu, arguments, specs, (heads, states))
 
 
@@ -96,21 +108,24 @@ def causal_conv_silu(x_BLC, w_KC, bias_C, segment_ids_BL=None, state_BKC=None):
 
     # The devices' gradients of the weights are added up where these enter: in float32.
     arguments = (x_BLC, w_KC.astype(jnp.float32), bias_C.astype(jnp.float32), segment_ids_BL)
-    return _each_device(kernel, arguments, (_BY_ROWS, PartitionSpec(), PartitionSpec(), _BY_ROWS), _BY_ROWS)
+    rows = _by_rows(x_BLC)
+    return _each_device(kernel, arguments, (rows, PartitionSpec(), PartitionSpec(), rows), rows)
 
 
 def gather(x_BLD, c):
     """`lmlab.kernels.compaction.gather`. Rows of a few numbers take the XLA form."""
     if not _on_tpu() or x_BLD.ndim != 3 or x_BLD.shape[2] % LANES:
         return compaction.gather(x_BLD, c)
-    return _each_device(gather_tpu, (x_BLD, c), (_BY_ROWS, _BY_ROWS), _BY_ROWS)
+    rows = _by_rows(x_BLD)
+    return _each_device(gather_tpu, (x_BLD, c), (rows, rows), rows)
 
 
 def spread(z_BCD, c):
     """`lmlab.kernels.compaction.spread`."""
     if not _on_tpu() or z_BCD.shape[2] % LANES:
         return compaction.spread(z_BCD, c)
-    return _each_device(spread_tpu, (z_BCD, c), (_BY_ROWS, _BY_ROWS), _BY_ROWS)
+    rows = _by_rows(z_BCD)
+    return _each_device(spread_tpu, (z_BCD, c), (rows, rows), rows)
 
 
 def attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL=None, window=None):
@@ -118,9 +133,10 @@ def attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL=None, window=None):
     `jax.nn.dot_product_attention` takes the dense form for packed documents."""
     if not _on_tpu():
         return _attention.blocked_attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window)
-    heads = PartitionSpec(ROWS, None, _heads_axis(q_BLHK.shape[2]))
+    rows = _by_rows(q_BLHK)
+    heads = PartitionSpec(*rows, None, _heads_axis(q_BLHK.shape[2]))
 
     def kernel(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL):
         return _attention.splash_attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window)
 
-    return _each_device(kernel, (q_BLHK, k_BLHK, v_BLHK, segment_ids_BL), (heads, heads, heads, _BY_ROWS), heads)
+    return _each_device(kernel, (q_BLHK, k_BLHK, v_BLHK, segment_ids_BL), (heads, heads, heads, rows), heads)

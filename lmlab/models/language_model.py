@@ -1,5 +1,6 @@
 """A causal language model: embedding, backbone, head."""
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -84,6 +85,7 @@ def init(model, key, length=8):
     return meta.unbox(model.init(key, jnp.zeros((1, length), jnp.int32)))
 
 
+@functools.lru_cache(maxsize=64)  # tracing a large model takes seconds
 def abstract_init(model):
     """Shapes of the variables with their logical axes (boxed), without computing anything."""
     return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32)))

@@ -24,6 +24,9 @@ from lmlab.models.language_model import abstract_init
 from lmlab.training import processes, seals
 
 MODEL, PARAMETERS = "model.json", "params.safetensors"
+# Seconds to write a checkpoint. Where one process fails, it and the others wait about twice as long, which must be less
+# than the watchdog's patience: then all end with a sentence.
+PATIENCE = 600
 
 
 @contextlib.contextmanager
@@ -41,12 +44,15 @@ def checkpointer(directory, keep_last=2, keep_every=0, read_only=False, periodic
         keep.append(ocp.training.preservation_policies.EveryNSteps(keep_every))
     if periodic:
         keep.append(_LatestPeriodic(periodic))
+    context = ocp.Context()
+    context.async_options.timeout_secs = PATIENCE
     saved = Checkpoints(
         ocp.training.Checkpointer(
             directory,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=ocp.training.preservation_policies.AnyPreservationPolicy(keep),
             cleanup_tmp_directories=not read_only,
+            context=context,
         )
     )
     quiet = logging.getLogger("absl")
@@ -111,7 +117,9 @@ class Checkpoints:
         reason = getattr(error, "strerror", None) or next(
             (os.strerror(e) for e in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if os.strerror(e) in str(error)), None
         )
-        reason = reason or (str(error) or type(error).__name__).splitlines()[0]
+        if reason is None and "timed out" in str(error) and jax.process_count() > 1:
+            reason = "not every process has written its part in time"
+        reason = reason or (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         where = f"the checkpoint of step {step} in {self.orbax.directory}"
         return Interrupted(f"Cannot write {where}: {reason}. The earlier ones are kept.")
 

@@ -44,7 +44,7 @@ def is_first():
 
 def everywhere(function):
     """`function()`, in every process; a UserError or OSError in one is raised in all, so that none waits for one that is
-    gone."""
+    gone. Where it failed in several, each tells its own."""
     if jax.process_count() == 1:
         return function()
     result, sentence, broken = None, b"", False
@@ -54,7 +54,7 @@ def everywhere(function):
         sentence, broken = str(error).encode()[:LONGEST], isinstance(error, (Interrupted, OSError))
     sentences = multihost_utils.process_allgather(np.frombuffer(sentence.ljust(LONGEST), np.uint8))
     failed = np.any(multihost_utils.process_allgather(np.int32(broken)))
-    for row in sentences:
+    for row in (np.frombuffer(sentence, np.uint8), *sentences):
         if text := row.tobytes().decode("utf-8", "ignore").rstrip():
             raise (Interrupted if failed else UserError)(text)
     return result

@@ -57,6 +57,8 @@ def execute(name, steps, folder, cache):
         "JAX_COMPILATION_CACHE_DIR": os.path.expanduser("~/.cache/lmlab/jax-tests"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
     }
+    if steps is None:  # as the reader runs it, not compiled as in tests
+        environment |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": ""}
     client = NotebookClient(notebook, timeout=1200, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
     client.execute(env=environment)
     outputs = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]

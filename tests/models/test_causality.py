@@ -28,6 +28,38 @@ def model_of(path):
     return model, jax.tree.unflatten(tree, moved)
 
 
+ROWS, LENGTH = 3, 40
+
+
+@functools.cache
+def forward_of(path):
+    """Compiled: parameters, tokens, segment ids, t -> (|d logits[0, t] / d input embedding| [B, L], logits)."""
+    model, _ = model_of(path)
+
+    @jax.jit
+    def forward(params, tokens_BL, segment_ids_BL, t):
+        def loss(extra_BLD):
+            def add(next_fun, args, kwargs, context):
+                out = next_fun(*args, **kwargs)
+                return out + extra_BLD if context.method_name == "embed_tokens" else out
+
+            with nn.intercept_methods(add):
+                logits_BLV = model.apply(params, tokens_BL, segment_ids_BL).logits
+            return jnp.sum(jnp.sin(logits_BLV[0, t])), logits_BLV
+
+        extra_BLD = jnp.zeros((*tokens_BL.shape, model.backbone.d_model))
+        gradient_BLD, logits_BLV = jax.grad(loss, has_aux=True)(extra_BLD)
+        return jnp.abs(gradient_BLD).sum(-1), logits_BLV
+
+    return forward
+
+
+@functools.cache
+def step_of(path):
+    """Compiled: parameters, tokens, cache, active rows -> (logits, cache)."""
+    return jax.jit(functools.partial(model_of(path)[0].apply, method="step"))
+
+
 def text(model, shape, seed=0):
     """Bytes with white space among them, so that every chunker has something to find."""
     rng = np.random.default_rng(seed)
@@ -36,52 +68,34 @@ def text(model, shape, seed=0):
 
 
 @pytest.mark.parametrize("path", ARMS)
-def test_no_gradient_from_the_future_or_other_documents(path):
+def test_no_gradient_from_the_future_or_other_documents_or_rows(path):
     model, params = model_of(path)
-    L, t = 40, 21
-    tokens = text(model, (1, L))
-    segments = np.where(np.arange(L) < 9, 1, 2)[None].astype(np.int32)  # a boundary at 9
-
-    @jax.jit
-    def influence(table, t):
-        """|d logits[t] / d input embedding[s]| for every s."""
-
-        def loss(extra):
-            def embed_hook(next_fun, args, kwargs, context):
-                out = next_fun(*args, **kwargs)
-                return out + extra if context.method_name == "embed_tokens" else out
-
-            import flax.linen as nn
-
-            with nn.intercept_methods(embed_hook):
-                return jnp.sum(jnp.sin(model.apply(table, tokens, segments).logits[0, t]))
-
-        return jnp.abs(jax.grad(loss)(jnp.zeros((1, L, model.backbone.d_model)))).sum((0, 2))
-
-    seen = np.asarray(influence(params, t))
-    assert (seen[t + 1 :] == 0).all()
-    assert (seen[:9] == 0).all()
-    assert seen[t] > 0 and seen[9:t].max() > 0
+    t, segments = 21, np.ones((ROWS, LENGTH), np.int32)
+    segments[0, 9:] = 2
+    seen, _ = forward_of(path)(params, text(model, (ROWS, LENGTH)), segments, t)
+    seen = np.asarray(seen)
+    assert (seen[0, t + 1 :] == 0).all()
+    assert (seen[0, :9] == 0).all() and (seen[1:] == 0).all()
+    assert seen[0, t] > 0 and seen[0, 9:t].max() > 0
 
 
 @pytest.mark.parametrize("path", ARMS)
 def test_cached_decoding_equals_the_full_forward_pass(path):
     model, params = model_of(path)
-    B, L, lengths = 3, 40, np.array([5, 17, 11])
+    B, L, lengths = ROWS, LENGTH, np.array([5, 17, 11])
     tokens = text(model, (B, L), seed=1)
-    full = jax.jit(model.apply)(params, tokens).logits
+    _, full = forward_of(path)(params, tokens, np.ones((B, L), np.int32), 0)
     width = 24
     valid = np.arange(width) < lengths[:, None]
     prefill = jax.jit(functools.partial(model.apply, method="prefill"))
     logits, cache = prefill(params, np.where(valid, tokens[:, :width], 0), valid, model.init_cache(B, L))
     for b, n in enumerate(lengths):
         np.testing.assert_allclose(logits[b, :n], full[b, :n], atol=2e-5)
-    step = jax.jit(functools.partial(model.apply, method="step"))
     position = lengths.copy()
     while (position < L).any():
         active = position < L
         token = tokens[np.arange(B), np.minimum(position, L - 1)]
-        logits, cache = step(params, token, cache, active)
+        logits, cache = step_of(path)(params, token, cache, active)
         for b in np.flatnonzero(active):
             np.testing.assert_allclose(logits[b], full[b, position[b]], atol=2e-5)
         position += active
@@ -90,9 +104,8 @@ def test_cached_decoding_equals_the_full_forward_pass(path):
 @pytest.mark.parametrize("path", ARMS)
 def test_inactive_rows_keep_their_cache(path):
     model, params = model_of(path)
-    cache = model.init_cache(2, 8)
-    step = jax.jit(functools.partial(model.apply, method="step"))
-    _, cache = step(params, text(model, (2,)), cache, np.array([True, True]))
-    _, after = step(params, text(model, (2,), 1), cache, np.array([True, False]))
-    row = lambda x: np.asarray(x).reshape(2, -1)[1]  # noqa: E731; attention merges rows and heads
+    cache = model.init_cache(ROWS, LENGTH)
+    _, cache = step_of(path)(params, text(model, (ROWS,)), cache, np.array([True, True, True]))
+    _, after = step_of(path)(params, text(model, (ROWS,), 1), cache, np.array([True, False, True]))
+    row = lambda x: np.asarray(x).reshape(ROWS, -1)[1]  # noqa: E731; attention merges rows and heads
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(row(a), row(b)), after, cache)

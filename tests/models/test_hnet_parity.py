@@ -1,5 +1,6 @@
 """Agreement with the original H-Net: forward, gradients, prefill and stepping of whole tiny models."""
 
+import functools
 import json
 
 import flax.linen as nn
@@ -10,7 +11,7 @@ import pytest
 
 from lmlab.models.build import hierarchy
 from lmlab.models.hnet_checkpoint import from_state_dict, mamba_params, stack_params
-from lmlab.models.language_model import LanguageModel, count_parameters
+from lmlab.models.language_model import LanguageModel, abstract_init, count_parameters
 from lmlab.models.mamba2 import Mamba2
 from lmlab.models.stack import Stack
 from lmlab.objectives.next_token import NextToken
@@ -79,7 +80,7 @@ def lm(request):
 
 def test_logits_and_boundaries(lm):
     arrays, model, params = lm
-    output = model.apply(params, arrays["input_ids"])
+    output = jax.jit(model.apply)(params, arrays["input_ids"])
     np.testing.assert_allclose(output.logits, arrays["logits"], atol=1e-5)
     start_BL = np.asarray(output.stages[0].start_BL)
     np.testing.assert_array_equal(start_BL.reshape(-1), arrays["s0/boundary_mask"])
@@ -106,7 +107,7 @@ def test_loss_and_gradients(lm):
         loss, weight, metrics = NextToken()(model, params, batch, None)
         return loss / weight, metrics
 
-    (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    (loss, metrics), grads = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(params)
     np.testing.assert_allclose(metrics["nats"] / metrics["targets"], arrays["ce"], atol=1e-6)
     np.testing.assert_allclose(loss, arrays["loss"], atol=2e-6)
     expected = from_state_dict(weights_of(arrays, "g/"), model)
@@ -116,7 +117,7 @@ def test_loss_and_gradients(lm):
 def test_padding_changes_nothing(lm):
     arrays, model, params = lm
     valid = np.arange(arrays["input_ids"].shape[1]) < arrays["mask_lens"][:, None]
-    logits = model.apply(params, arrays["input_ids"], valid.astype(np.int32)).logits
+    logits = jax.jit(model.apply)(params, arrays["input_ids"], valid.astype(np.int32)).logits
     np.testing.assert_allclose(np.asarray(logits)[valid], arrays["mask_logits"][valid], atol=1e-5)
 
 
@@ -125,7 +126,8 @@ def test_prefill_then_step(lm):
     tokens = arrays["input_ids"][:1]
     cache = model.init_cache(1, 72)
     prompt = np.pad(tokens[:, :24], ((0, 0), (0, 8)))  # right padding must be inert
-    logits, cache = model.apply(params, prompt, np.arange(32)[None] < 24, cache, method="prefill")
+    prefill = jax.jit(functools.partial(model.apply, method="prefill"))
+    logits, cache = prefill(params, prompt, np.arange(32)[None] < 24, cache)
     np.testing.assert_allclose(logits[0, :24], arrays["prefill24_logits"], atol=1e-5)
     step = jax.jit(lambda cache, token: model.apply(params, token, cache, method="step")[::-1])
     for t in range(24, 72):
@@ -140,9 +142,8 @@ def test_isotropic_stacks(name):
     d_ff = weights["layers.0.mlp.fc2.weight"].shape[1] if "layers.0.mlp.fc2.weight" in weights else 0
     stack = Stack(name, 64, d_ff, n_heads=2, rotary_dim=16, window=6, d_state=32)
     x = arrays["x"]
-    y, _ = stack.apply(
-        {"params": stack_params(weights, "", stack)}, x, None, np.ones(x.shape[:2], np.int32)
-    )
+    segments = np.ones(x.shape[:2], np.int32)
+    y, _ = jax.jit(stack.apply)({"params": stack_params(weights, "", stack)}, x, None, segments)
     np.testing.assert_allclose(y, arrays["y"], atol=5e-6)
 
 
@@ -151,22 +152,28 @@ def test_mamba2_mixer():
     mixer = Mamba2(64)
     params = {"params": jax.tree.map(jnp.asarray, mamba_params(weights_of(arrays), ""))}
     ones = jnp.ones(arrays["u"].shape[:2], jnp.int32)
-    y, pull = jax.vjp(lambda p, u: mixer.apply(p, u, ones), params, jnp.asarray(arrays["u"]))
+
+    @jax.jit
+    def forward_and_gradient(params, u, cotangent):
+        y, pull = jax.vjp(lambda p, u: mixer.apply(p, u, ones), params, u)
+        return y, *pull(cotangent)
+
+    y, grads, grad_u = forward_and_gradient(params, arrays["u"], arrays["loss_weight"])
     np.testing.assert_allclose(y, arrays["y"], atol=5e-6)
-    grads, grad_u = pull(jnp.asarray(arrays["loss_weight"]))
     np.testing.assert_allclose(grad_u, arrays["grad_u"], rtol=1e-3, atol=1e-5)
     expected = {"params": mamba_params(weights_of(arrays, "g/"), "")}
     jax.tree.map(lambda g, e: np.testing.assert_allclose(g, e, rtol=1e-3, atol=1e-5), grads, expected)
 
-    packed = mixer.apply(params, arrays["u"][:1], jnp.asarray(arrays["seq_idx"]) + 1)
+    packed = jax.jit(mixer.apply)(params, arrays["u"][:1], jnp.asarray(arrays["seq_idx"]) + 1)
     np.testing.assert_allclose(packed, arrays["y_seq_idx"], atol=5e-6)
 
     valid = jnp.arange(33)[None] < 20
-    _, cache = mixer.apply(params, arrays["u"][:1], valid, mixer.init_cache(1, 33), method="prefill")
+    prefill, step = (jax.jit(functools.partial(mixer.apply, method=method)) for method in ("prefill", "step"))
+    _, cache = prefill(params, arrays["u"][:1], valid, mixer.init_cache(1, 33))
     np.testing.assert_allclose(jnp.swapaxes(cache["conv"], 1, 2), arrays["conv_state_after20"], atol=5e-6)
     np.testing.assert_allclose(cache["ssm"], arrays["ssm_state_after20"], atol=5e-6)
     for t in range(20, 33):
-        y, cache = mixer.apply(params, arrays["u"][:1, t], cache, jnp.ones(1, bool), method="step")
+        y, cache = step(params, arrays["u"][:1, t], cache, jnp.ones(1, bool))
         np.testing.assert_allclose(y[0], arrays["step_y_20_33"][0, t - 20], atol=5e-6)
 
 
@@ -180,6 +187,6 @@ def test_every_parameter_of_the_released_models_is_mapped():
         model = LanguageModel(256, hierarchy(layout, d_model, d_ff))
         zeros = {k: np.broadcast_to(np.float32(0), shape) for k, shape in shapes.items()}
         mapped = from_state_dict(zeros, model)
-        ours = nn.meta.unbox(jax.eval_shape(lambda m=model: m.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))))
+        ours = nn.meta.unbox(abstract_init(model))
         assert jax.tree.structure(mapped) == jax.tree.structure(ours)
         jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.shape, b.shape), mapped, ours)

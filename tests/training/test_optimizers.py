@@ -99,7 +99,7 @@ def test_update_is_adamw_with_multipliers(params):
     grads = jax.tree.map(jnp.ones_like, params)
     norm = np.sqrt(sum(g.size for g in jax.tree.leaves(grads)))
     make = AdamW(0.1, WSD(0.0, 0.5), weight_decay=0.2, clip=1.0, stage_multipliers=(3.0, 2.0, 1.0)).build(100)
-    updates, _ = make.update(grads, make.init(params), params)
+    updates, _ = jax.jit(make.update)(grads, make.init(params), params)
     g = 1 / norm  # after clipping; Adam's first step is g / (|g| + eps)
     adam = g / (g + 1e-8)
 

@@ -22,23 +22,26 @@ from tests.training import tiny
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 COMMON = """
-import os, pathlib, signal, sys, time
+import dataclasses, functools, os, pathlib, resource, signal, sys, time
 import jax, numpy as np
 from flax import traverse_util
 from lmlab.errors import Stopped, UserError
 from lmlab.runner import run_arm
-from lmlab.training import loop, processes, watchdog
+from lmlab.training import checkpoints, loop, processes, watchdog
 from tests.training import tiny
 
 folder = pathlib.Path(sys.argv[1])
 run = tiny.plain(folder)
+hnet = tiny.run(folder, steps=3, evaluate_every=3, checkpoint_every=3, log_every=1)
+# Exact: the processes must choose the same capacity.
+hnet = dataclasses.replace(hnet, model=hnet.model.clone(backbone=hnet.model.backbone.clone(capacity=(0.6, 1.2))))
 
-def train(name, stop_at=None):
+def train(name, stop_at=None, run=run, act=lambda: os.kill(os.getpid(), signal.SIGTERM)):
     place, calls = loop.place, []
     def counted(*args):
         calls.append(None)
         if len(calls) == stop_at:
-            os.kill(os.getpid(), signal.SIGTERM)
+            act()
         return place(*args)
     loop.place = counted
     try:
@@ -53,6 +56,7 @@ def train(name, stop_at=None):
 
 ALONE = COMMON + """
 np.savez(folder / "whole.npz", **train("whole"))
+np.savez(folder / "hnet.npz", **train("hnet", run=hnet))
 train("parts", stop_at=3)
 sys.stdin.readline()
 np.savez(folder / "parts.npz", **train("parts"))
@@ -65,6 +69,19 @@ assert train("busy") is None
 result = run_arm(run, str(folder / "pair"), "plain")
 assert (result is None) == (me == 1)
 assert train("parts", stop_at=2 if me == 1 else None) is None  # only one of the two is asked to stop
+np.savez(folder / f"hnet{me}.npz", **train("hnet_pair", run=hnet))
+
+shared, loop.shared = loop.shared, functools.partial(loop.shared, patience=0.5)
+assert train(f"apart{me}") is None
+loop.shared = shared
+
+limits, checkpoints.PATIENCE = resource.getrlimit(resource.RLIMIT_FSIZE), 5
+fill = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (20_000, limits[1]))
+assert train("full", stop_at=3 if me == 1 else None, act=fill) is None
+resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+checkpoints.PATIENCE = 600
+assert train("full") is not None
+
 def hang(*args):
     if me == 1:
         time.sleep(1000)
@@ -81,7 +98,7 @@ def python(code, *args, devices=1):
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
         "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
         "LMLAB_CACHE": str(args[0] / "cache"),
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
@@ -138,6 +155,19 @@ def test_two_processes_equal_one(outcome):
     assert metrics(folder / "parts") == metrics(folder / "pair") == metrics(folder / "whole")
 
 
+def test_two_processes_equal_one_for_a_hierarchy(outcome):
+    """Whose capacity depends on the rows of both."""
+    folder = outcome[0]
+    alone = np.load(folder / "hnet.npz")
+    for process in (0, 1):
+        together = np.load(folder / f"hnet{process}.npz")
+        assert set(together) == set(alone)
+        for key, value in alone.items():
+            np.testing.assert_array_equal(together[key], value, err_msg=key)
+    assert metrics(folder / "hnet_pair") == metrics(folder / "hnet")
+    assert any("stage0/filled" in line for line in metrics(folder / "hnet"))
+
+
 def test_an_evaluation_split_over_processes_equals_one(outcome, monkeypatch):
     folder = outcome[0]
     monkeypatch.setenv("LMLAB_CACHE", str(folder / "cache"))
@@ -156,6 +186,24 @@ def test_all_stop_at_the_same_step_when_one_is_asked_to(outcome):
 def test_a_refusal_reaches_all(outcome):
     for out, _, _ in outcome[1][1:]:
         assert "UserError Another process is training in" in out
+
+
+def test_directories_that_are_not_shared_are_refused_in_all(outcome):
+    folder, results = outcome
+    for out, _, _ in results[1:]:
+        said = [line for line in out.splitlines() if "is not on a file system that all processes share." in line]
+        assert said == [f"UserError {folder / 'apart1'} is not on a file system that all processes share."]
+    assert not (folder / "apart1").exists() and not (folder / "apart0" / "metrics.jsonl").exists()
+
+
+def test_a_failed_save_reaches_all_and_damages_nothing(outcome):
+    """The second process's disk is full; the first would wait for its part."""
+    folder, results = outcome
+    said = [[line for line in out.splitlines() if "Cannot write" in line] for out, _, _ in results[1:]]
+    where = f"Interrupted Cannot write the checkpoint of step 4 in {folder / 'full' / 'checkpoints'}: "
+    assert said[0] == [where + "not every process has written its part in time. The earlier ones are kept."]
+    assert said[1] == [where + "File too large. The earlier ones are kept."]
+    assert metrics(folder / "full") == metrics(folder / "whole")
 
 
 def test_waiting_for_a_process_that_hangs_ends_with_a_name_and_stacks(outcome):

@@ -118,6 +118,30 @@ def test_killed_at_random_moments(whole):
     assert checkpoints.steps(folder / "long" / "checkpoints") == [20, 40, 56, 60]
 
 
+def test_metrics_are_on_disk_before_the_checkpoint_that_counts_them(whole, monkeypatch):
+    """Else a machine that fails in between resumes from a step whose lines are gone."""
+    path, synced, begun = whole[1] / "synced", [0], []
+    file, fsync, write = path / "metrics.jsonl", os.fsync, checkpoints.Checkpoints.write
+
+    def sync(descriptor):
+        fsync(descriptor)
+        if file.exists() and os.fstat(descriptor).st_ino == file.stat().st_ino:
+            synced[0] = os.fstat(descriptor).st_size
+
+    def begin(self, step, arrays):
+        begun.append((step, synced[0], file.read_text()))
+        return write(self, step, arrays)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(checkpoints.Checkpoints, "write", begin)
+    train(whole[0], path)
+    assert [step for step, *_ in begun] == [4, 8]
+    for step, size, text in begun:
+        assert size == len(text.encode())
+        last = {line["kind"]: line["step"] for line in map(json.loads, text.splitlines())}
+        assert last == {"train": step, "evaluation": step}
+
+
 def test_what_is_kept_must_be_written(tmp_path):
     for change in (dict(keep_every=6), dict(keep_every=-4), dict(keep_last=0)):
         with pytest.raises(UserError, match="keep_"):

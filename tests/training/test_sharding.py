@@ -51,7 +51,8 @@ print("equal")
 
 
 def test_eight_devices_equal_one(tmp_path):
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    env = os.environ | {"XLA_FLAGS": flags}
     done = subprocess.run([sys.executable, "-c", CODE, str(tmp_path)], capture_output=True, text=True, env=env)
     assert done.stdout.strip().endswith("equal"), done.stderr[-2000:]
 
