@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from lmlab.commands import common
 from lmlab.cli import main
+from lmlab.commands import common
 from lmlab.kernels import aot
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
