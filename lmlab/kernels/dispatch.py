@@ -9,7 +9,7 @@ import contextvars
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from lmlab.kernels import attention as _attention
 from lmlab.kernels import compaction, convolution, scan
@@ -22,6 +22,8 @@ from lmlab.kernels.ssd_tpu import ssd_tpu
 ROWS, HEADS = ("data", "fsdp"), "tensor"  # mesh axes that rows and heads are split over
 LANES = 128
 
+_BY_ROWS = PartitionSpec(ROWS)
+
 _mesh = contextvars.ContextVar("mesh", default=None)
 
 
@@ -33,6 +35,15 @@ def compiled_for(mesh):
         yield
     finally:
         _mesh.reset(token)
+
+
+def by_rows(x):
+    """`x` [B, ..], split over devices by rows only. Without this XLA may split a hidden state along the axis that `fsdp`
+    splits weights along, and move activations where it should gather weights."""
+    mesh = _mesh.get()
+    if mesh is None or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, _BY_ROWS))
 
 
 def _on_tpu():
@@ -64,9 +75,6 @@ def _heads_axis(heads):
     return HEADS if mesh is not None and heads % mesh.shape[HEADS] == 0 else None
 
 
-_BY_ROWS = PartitionSpec(ROWS)
-
-
 def linear_scan(a_BL, b_BLD, h0_BD=None):
     """`lmlab.kernels.scan.linear_scan`."""
     if not _on_tpu():
@@ -89,14 +97,12 @@ def ssd(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, segment_ids_BL=None, h0_BHPN=None, ch
 def causal_conv_silu(x_BLC, w_KC, bias_C, segment_ids_BL=None, state_BKC=None):
     """`lmlab.kernels.convolution.causal_conv_silu`. With a state, or channels that fill no registers, the XLA form."""
     if not _on_tpu() or state_BKC is not None or x_BLC.shape[2] % LANES or w_KC.shape[0] > TAPS:
+        w_KC, bias_C = w_KC.astype(x_BLC.dtype), bias_C.astype(x_BLC.dtype)
         return convolution.causal_conv_silu(x_BLC, w_KC, bias_C, segment_ids_BL, state_BKC)
-
-    def kernel(x_BLC, w_KC, bias_C, segment_ids_BL):
-        return causal_conv_silu_tpu(x_BLC, w_KC.astype(x_BLC.dtype), bias_C.astype(x_BLC.dtype), segment_ids_BL)
-
     # The devices' gradients of the weights are added up where these enter: in float32.
     arguments = (x_BLC, w_KC.astype(jnp.float32), bias_C.astype(jnp.float32), segment_ids_BL)
-    return _each_device(kernel, arguments, (_BY_ROWS, PartitionSpec(), PartitionSpec(), _BY_ROWS), _BY_ROWS)
+    specs = (_BY_ROWS, PartitionSpec(), PartitionSpec(), _BY_ROWS)
+    return _each_device(causal_conv_silu_tpu, arguments, specs, _BY_ROWS)
 
 
 def gather(x_BLD, c):
