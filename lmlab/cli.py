@@ -139,7 +139,7 @@ def _list(args):
         loaded = experiment.load(name)
         table.add_row(f"[bold]{name}[/]", f"{loaded.paper.title} ({loaded.paper.year})", ", ".join(loaded.scales))
         for arm in loaded.arms:
-            table.add_row(f"  {name}/{arm.name}", arm.label, "")
+            table.add_row(f"  {name}/{arm.name}", arm.label, ", ".join(arm.scales or ()))
     Console().print(table)
 
 
@@ -171,14 +171,14 @@ def _show(args):
     table = Table("arm", "parameters", "forward FLOPs per byte", f"against {loaded.anchor}", box=None)
     for column in table.columns[1:]:
         column.justify = "right"
-    for arm in loaded.arms:
+    for arm in loaded.at(args.scale):
         run = loaded.resolve(arm.name, args.scale, args.set if name in (None, arm.name) else (), corpus=args.corpus)
         flops = sum(run.flops_per_byte().values())
         style = "bold" if arm.name == name else ""
-        cells = (arm.name, f"{count_parameters(run.model):,}", f"{flops:,.0f}", f"{flops / anchor - 1:+.1%}")
+        cells = (arm.name, f"{count_parameters(run.model):,}", f"{flops:,.0f}", arm.size or f"{flops / anchor - 1:+.1%}")
         table.add_row(*cells, style=style)
     console.print(table)
-    for arm in loaded.arms:
+    for arm in loaded.at(args.scale):
         if args.scale in arm.notes:
             print(f"\n{arm.name}: {arm.notes[args.scale]}")
 
@@ -243,8 +243,9 @@ def _table(args):
     except ValueError:
         raise UserError(f"--seeds takes integers separated by commas, not {args.seeds!r}.") from None
     changes, jobs = _changes(args), []
+    shown = {name for table in loaded.tables for name in table.arms}
     for seed in seeds:
-        for arm in loaded.arms:
+        for arm in (arm for arm in loaded.at(args.scale) if arm.name in shown):
             run = loaded.resolve(arm.name, args.scale, args.set, seed, args.corpus)
             directory = run_directory(args.dir, loaded.name, args.scale, arm.name, seed, changes)
             check(run, directory)
@@ -389,7 +390,7 @@ def _compile(args):
         arms = [arm]
     else:
         found = experiment.load(args.name)
-        arms = [arm.name for arm in found.arms]
+        arms = [arm.name for arm in found.at(args.scale)]
     runs = {arm: found.resolve(arm, args.scale, args.set, None, args.corpus) for arm in arms}
     rows = [HEADER]
     for arm, run in runs.items():
