@@ -92,12 +92,14 @@ def _parser():
     sub.add_argument("--verify", action="store_true", help="check every file against its SHA-256")
 
     sub = command("compile", _compile, "compile an arm's training step for TPUs that are not here: does it fit, how fast?")
-    sub.add_argument("name", help="paper/arm, or paper for all of its arms")
+    sub.add_argument("name", nargs="?", help="paper/arm, or paper for all of its arms")
+    sub.add_argument("--all", action="store_true", help="every arm of every paper, into the table of tpu/README.md")
     at_scale(sub)
     sub.set_defaults(scale="paper")
     sub.add_argument("--topology", default="v5p:4x4x4", help="generation and shape of a slice (default: v5p:4x4x4)")
     sub.add_argument("--slices", type=int, default=1, help="slices, joined by the data center's network (default: 1)")
-    sub.add_argument("--markdown", action="store_true", help="end with a table of all arms")
+    sub.add_argument("--quick", action="store_true", help="let XLA optimise less: a third of the time")
+    sub.add_argument("--table", metavar="FILE", help="write each arm's row into the table of this file")
 
     sub = command("bench", _bench, "measure speed on this machine, beside what a user would pick instead")
     sub.add_argument("what", choices=["train", "decode", "chunking", "kernels"])
@@ -383,21 +385,26 @@ def _data(args):
 
 def _compile(args):
     from lmlab import experiment
-    from lmlab.compile import HEADER, fit, row
+    from lmlab.compile import fit, not_compiled, put_row, row
 
-    if "/" in args.name:
-        found, arm = experiment.find(args.name)
-        arms = [arm]
-    else:
-        found = experiment.load(args.name)
-        arms = [arm.name for arm in found.at(args.scale)]
-    runs = {arm: found.resolve(arm, args.scale, args.set, None, args.corpus) for arm in arms}
-    rows = [HEADER]
-    for arm, run in runs.items():
-        print(f"{found.name}/{arm} at {args.scale}", flush=True)
-        rows.append(row(f"{found.name}/{arm}", *fit(run, args.topology, args.slices)))
-    if args.markdown:
-        print("\n".join(rows))
+    if bool(args.name) == args.all:
+        raise UserError("Name a paper or paper/arm to compile, or say --all.")
+    table = args.table or ("tpu/README.md" if args.all else None)
+    papers = experiment.names() if args.all else [args.name]
+    arms = [path for p in papers for path in ([p] if "/" in p else experiment.arms_of(p, args.scale))]
+    for path in arms:
+        found, arm = experiment.find(path)
+        run = found.resolve(arm, args.scale, args.set, None, args.corpus)
+        print(f"{path} at {args.scale}", flush=True)
+        try:
+            line = row(path, *fit(run, args.topology, args.slices, quick=args.quick))
+        except Stopped as stopped:
+            if len(arms) == 1:
+                raise
+            print(stopped, flush=True)
+            line = not_compiled(path, args.topology, stopped)
+        if table:
+            put_row(table, line)
 
 
 def _bench(args):

@@ -121,6 +121,11 @@ def load(name):
     return dataclasses.replace(experiment, name=name)
 
 
+def arms_of(paper, scale):
+    """Paths "paper/arm" of the arms that exist at a scale."""
+    return [f"{paper}/{arm.name}" for arm in load(paper).at(scale)]
+
+
 def find(path):
     """(experiment, arm name) of "paper/arm"."""
     paper, slash, arm = path.partition("/")

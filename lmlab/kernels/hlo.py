@@ -247,6 +247,9 @@ def _visit(name, times, computations, names):
                 size = times * sum(sum(shape_bytes(part)) for part in parts)
                 chain = re.search(r'chain_id="\d+"', i.rest)
                 collectives.append(((chain[0] if chain else i.name, dtype), f"{kind} {dtype}", times, size))
+        elif i.opcode == "send" and "megascale" in i.rest:  # through the host, to the same device of another slice
+            sent = names[i.operands[0]].shape
+            collectives.append(((i.name,), f"between slices {sent.partition('[')[0]}", times, times * sum(shape_bytes(sent))))
         elif i.opcode in ("call", "async-start") and not estimate:
             for computation in called:
                 add(computation)
