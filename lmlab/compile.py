@@ -56,11 +56,12 @@ class Compiled:
     product_flops: int = 0  # of matrix products outside kernels
     kernels: dict[str, tuple[int, int, int]] = dataclasses.field(default_factory=dict)  # name: (runs, bytes, FLOPs)
     collectives: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)  # "kind dtype": (runs, bytes)
+    quick: bool = False  # XLA optimised less: its cycles are several times too many
 
 
 def compile_step(run, topology, slices=1, timeout=3600, quick=False):
     """`Compiled` of `run`'s training step on `slices` slices of `topology`, such as "v5p:4x4x4". `quick`: XLA spends a
-    third of the time, and optimises less.
+    third of the time, and optimises less: memory is then only about right, and no time is predicted.
 
     `Interrupted` if the compiler fails; UserError for an unknown topology, a mesh or batch that does not divide its chips, or without libtpu.
     """
@@ -80,7 +81,7 @@ def compile_step(run, topology, slices=1, timeout=3600, quick=False):
     answer["largest"] = tuple(answer.get("largest", ()))
     for name in ("kernels", "collectives"):
         answer[name] = {k: tuple(v) for k, v in answer.get(name, {}).items()}
-    return Compiled(**answer)
+    return Compiled(**answer, quick=quick)
 
 
 def step_seconds(compiled):
@@ -147,7 +148,7 @@ def describe(run, compiled):
         f"training FLOPs per byte: {ours:,.0f} counted, {products + inside:,.0f} compiled ({(products + inside) / ours:.2f}): "
         f"{products:,.0f} in XLA's products, {inside:,.0f} in kernels as they state them"
     )
-    if step_seconds(compiled):
+    if step_seconds(compiled) and not compiled.quick:
         yield _prediction(run, compiled, step_bytes)
     for kind, (runs, moved) in sorted(compiled.collectives.items()):
         yield f"  {kind:<32} {runs:>5} runs {_gb(moved):>10}"
@@ -202,7 +203,7 @@ def row(name, changed, run, compiled):
     flops = compiled.product_flops + sum(flops for *_, flops in compiled.kernels.values())
     ratio = flops * compiled.chips / step_bytes / (3 * sum(run.flops_per_byte().values()))
     predicted = ("", "")
-    if step_seconds(compiled):
+    if step_seconds(compiled) and not compiled.quick:
         predicted = (f"{1e3 * sum(step_seconds(compiled).values()):,.0f} ms", f"{utilisation(run, compiled):.2f}")
     cells = (name, mesh, changed, _gb(compiled.needed_bytes), f"{ratio:.2f}", *predicted)
     return "| " + " | ".join([*cells, ", ".join(sorted(compiled.kernels)), seconds]) + " |"
