@@ -17,6 +17,8 @@ Gu & Dao (2024), whose protocol it names. Its LlamaByte (window 1024) counts 0.4
 scores are divided by the whole sequence; counted per query it is 0.48, and `lmlab show` says so.
 """
 
+import dataclasses
+
 from lmlab.comparison import Setup
 from lmlab.data.corpora import StandardLibrary
 from lmlab.experiment import Arm, Column, Experiment, Paper, Table
@@ -169,6 +171,17 @@ def hnet_2stage(scale):
     )
 
 
+def hnet_2stage_XL(scale):
+    """The largest model whose weights were released: 1.6B parameters, its learning rate, 6.9 bytes per inner chunk."""
+    layouts = {
+        "paper": (["m4", ["T1m4", ["T27"], "m4T1"], "m4"], (1024, 1536, 2048), (0, 4096, 5504), 16, 128),
+    }
+    run = hnet(
+        scale, layouts, lambda width, target: LearnedChunker(width, target, achieved=6.9**0.5), targets=(3.0, 3.0)
+    )
+    return dataclasses.replace(run, optimizer=dataclasses.replace(run.optimizer, learning_rate=5e-4))
+
+
 ARMS = (
     Arm("bpe_transformer", "Transformer (BPE)", bpe_transformer),
     Arm(
@@ -187,6 +200,7 @@ ARMS = (
     Arm("hnet_1stage", "H-Net (1-stage)", hnet_1stage),
     Arm("hnet_2stage", "H-Net (2-stage)", hnet_2stage),
 )
+XL = Arm("hnet_2stage_XL", "H-Net (2-stage, XL)", hnet_2stage_XL, scales=("paper",), size="XL")
 NAMES = tuple(arm.name for arm in ARMS)
 
 
@@ -290,7 +304,7 @@ TABLE_4 = Table(
 EXPERIMENT = Experiment(
     paper=PAPER,
     scales=("smoke", "small", "paper"),
-    arms=ARMS,
+    arms=(*ARMS, XL),
     tables=(TABLE_2, TABLE_3, TABLE_4),
     anchor="bpe_transformer",
 )

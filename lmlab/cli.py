@@ -95,12 +95,14 @@ def _parser():
     sub.add_argument("--verify", action="store_true", help="check every file against its SHA-256")
 
     sub = command("compile", tools.compile_step, "compile an arm's training step for TPUs that are not here: does it fit, how fast?")
-    sub.add_argument("name", help="paper/arm, or paper for all of its arms")
+    sub.add_argument("name", nargs="?", help="paper/arm, or paper for all of its arms")
+    sub.add_argument("--all", action="store_true", help="every arm of every paper, into the table of tpu/README.md")
     at_scale(sub)
     sub.set_defaults(scale="paper")
     sub.add_argument("--topology", default="v5p:4x4x4", help="generation and shape of a slice (default: v5p:4x4x4)")
     sub.add_argument("--slices", type=int, default=1, help="slices, joined by the data center's network (default: 1)")
-    sub.add_argument("--markdown", action="store_true", help="end with a table of all arms")
+    sub.add_argument("--quick", action="store_true", help="let XLA optimise less: a third of the time")
+    sub.add_argument("--table", metavar="FILE", help="write each arm's row into the table of this file")
 
     sub = command("bench", tools.bench, "measure speed on this machine, beside what a user would pick instead")
     sub.add_argument("what", choices=["train", "decode", "chunking", "kernels"])

@@ -2,18 +2,14 @@
 
 The whole jitted step, optimizer and collectives included, is compiled by libtpu for a described slice, in a child
 process. Times are predictions: XLA's estimated cycles of what it compiled, kernels at the larger of their FLOPs at the
-chip's peak and their bytes at its memory's, collectives at one link's speed and not overlapped; of capacities that are
-chosen in the step, the one of the most cycles. None has been compared with a run on hardware, and over several slices,
-whose network is another, none is made.
+chip's peak and their bytes at its memory's, collectives at one link's speed, what leaves a slice at its chip's share of
+the data center's network, nothing overlapped; of capacities that are chosen in the step, the one of the most cycles.
+None has been compared with a run on hardware.
 """
 
 import dataclasses
-import json
 import pathlib
-import pickle
 import re
-import sys
-import time
 
 from lmlab import config
 from lmlab.errors import Interrupted, UserError
@@ -41,10 +37,12 @@ class Compiled:
     product_flops: int = 0  # of matrix products outside kernels
     kernels: dict[str, tuple[int, int, int]] = dataclasses.field(default_factory=dict)  # name: (runs, bytes, FLOPs)
     collectives: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)  # "kind dtype": (runs, bytes)
+    quick: bool = False  # XLA optimised less: its cycles are several times too many
 
 
-def compile_step(run, topology, slices=1, timeout=3600):
-    """`Compiled` of `run`'s training step on `slices` slices of `topology`, such as "v5p:4x4x4".
+def compile_step(run, topology, slices=1, timeout=3600, quick=False):
+    """`Compiled` of `run`'s training step on `slices` slices of `topology`, such as "v5p:4x4x4". `quick`: XLA spends a
+    third of the time, and optimises less: memory is then only about right, and no time is predicted.
 
     `Interrupted` if the compiler fails; UserError for an unknown topology, a mesh or batch that does not divide its chips, or without libtpu.
     """
@@ -52,9 +50,9 @@ def compile_step(run, topology, slices=1, timeout=3600):
         raise UserError(f"A topology is a generation ({', '.join(CHIPS)}) and a shape, such as v5p:4x4x4, not {topology!r}.")
     if slices < 1:
         raise UserError(f"--slices is at least 1, not {slices}.")
-    payload = {"run": config.to_json(run), "topology": topology, "slices": slices}
+    payload = {"run": config.to_json(run), "topology": topology, "slices": slices, "quick": quick}
     try:
-        answer = aot.in_child("lmlab.compile", payload, timeout=timeout)
+        answer = aot.in_child("lmlab.training.ahead", payload, timeout=timeout)
     except TimeoutError as error:
         raise Interrupted(f"Compiling took more than {timeout} s.") from error
     except RuntimeError as error:
@@ -64,18 +62,23 @@ def compile_step(run, topology, slices=1, timeout=3600):
     answer["largest"] = tuple(answer.get("largest", ()))
     for name in ("kernels", "collectives"):
         answer[name] = {k: tuple(v) for k, v in answer.get(name, {}).items()}
-    return Compiled(**answer)
+    return Compiled(**answer, quick=quick)
 
 
 def step_seconds(compiled):
-    """Predicted seconds of a step: {"XLA", "kernels", "collectives"}."""
+    """Predicted seconds of a step: {"XLA", "kernels", "collectives"} and "network" between slices; empty where that is
+    not known."""
     chip = CHIPS[compiled.topology.partition(":")[0]]
     kernels = sum(max(moved / chip.hbm_bytes, flops / chip.flops) for _, moved, flops in compiled.kernels.values())
-    return {
+    outside = sum(moved for kind, (_, moved) in compiled.collectives.items() if kind.startswith("between slices"))
+    if outside and chip.network_bytes is None:
+        return {}
+    seconds = {
         "XLA": compiled.cycles / chip.hertz,
         "kernels": kernels,
-        "collectives": sum(moved for _, moved in compiled.collectives.values()) / chip.link_bytes,
+        "collectives": (sum(moved for _, moved in compiled.collectives.values()) - outside) / chip.link_bytes,
     }
+    return seconds | ({"network": outside / chip.network_bytes} if outside else {})
 
 
 def utilisation(run, compiled):
@@ -86,8 +89,15 @@ def utilisation(run, compiled):
 
 
 def smaller(run, compiled):
-    """The next thing to try with a step that does not fit, as (what, Run): recompute blocks, then smaller
-    microbatches; None if a microbatch is a row per device already."""
+    """The next thing to try with a step that does not fit, as (what, Run): split the state over devices where it alone
+    fills most of a chip, recompute blocks, then smaller microbatches; None if a microbatch is a row per device already.
+    """
+    chips, needed, limit = compiled.chips, compiled.argument_bytes, compiled.limit_bytes or 0
+    if needed > limit / 2 and run.mesh.fsdp == 1:
+        free = chips // run.mesh.shape(chips)[2]
+        fsdp = next((n for n in range(2, free + 1) if free % n == 0 and needed / n < limit / 4), free)
+        run = dataclasses.replace(run, mesh=dataclasses.replace(run.mesh, data=-1, fsdp=fsdp))
+        return f"mesh.fsdp={fsdp}", run
     if not run.remat:
         return "remat=True", dataclasses.replace(run, remat=True)
     rows = run.batch_size // (run.mesh.shape(compiled.chips)[0] * run.mesh.shape(compiled.chips)[1])
@@ -95,7 +105,7 @@ def smaller(run, compiled):
     if not following:
         return None
     run = dataclasses.replace(run, accumulate=following[0])
-    return f"remat=True, accumulate={run.accumulate}", run
+    return f"accumulate={run.accumulate}", run
 
 
 def describe(run, compiled):
@@ -119,7 +129,7 @@ def describe(run, compiled):
         f"training FLOPs per byte: {ours:,.0f} counted, {products + inside:,.0f} compiled ({(products + inside) / ours:.2f}): "
         f"{products:,.0f} in XLA's products, {inside:,.0f} in kernels as they state them"
     )
-    if compiled.slices == 1:
+    if step_seconds(compiled) and not compiled.quick:
         yield _prediction(run, compiled, step_bytes)
     for kind, (runs, moved) in sorted(compiled.collectives.items()):
         yield f"  {kind:<32} {runs:>5} runs {_gb(moved):>10}"
@@ -143,157 +153,56 @@ def _gb(size):
     return f"{size / 1e9:,.2f} GB"
 
 
-def fit(run, topology, slices=1, show=print):
+def fit(run, topology, slices=1, show=print, quick=False):
     """Compile `run`, then ever smaller ones until one fits; the (what was changed, Run, Compiled) that did, or the last."""
-    changed = ""
+    changed = []
     while True:
-        compiled = compile_step(run, topology, slices)
+        compiled = compile_step(run, topology, slices, quick=quick)
         for line in describe(run, compiled):
             show(line)
         following = None if compiled.fits else smaller(run, compiled)
         if following is None:
-            return changed, run, compiled
-        changed, run = following
-        show(f"trying {changed}")
+            return ", ".join(changed), run, compiled
+        change, run = following
+        changed = [c for c in changed if c.partition("=")[0] != change.partition("=")[0]] + [change]
+        show(f"trying {', '.join(changed)}")
 
 
 HEADER = (
-    "| arm | mesh | changed to fit | HBM per chip | compiled FLOPs over counted | predicted step | utilisation | kernels |\n"
-    "|---|---|---|--:|--:|--:|--:|---|"
+    "| arm | mesh | changed to fit | HBM per chip | compiled FLOPs over counted | predicted step | utilisation | kernels | "
+    "compiled in |\n|---|---|---|--:|--:|--:|--:|---|--:|"
 )
 
 
 def row(name, changed, run, compiled):
     """One line under `HEADER`."""
-    mesh = " x ".join(str(n) for n in run.mesh.shape(compiled.chips))
+    mesh = f"{compiled.topology}, {' x '.join(str(n) for n in run.mesh.shape(compiled.chips))}"
+    seconds = f"{compiled.seconds:,.0f} s"
     if not compiled.fits:
-        return f"| {name} | {mesh} | {changed} | {_gb(compiled.needed_bytes)}, too much | | | | |"
+        return f"| {name} | {mesh} | {changed} | {_gb(compiled.needed_bytes)}, too much | | | | | {seconds} |"
     step_bytes = run.batch_size * run.length * run.tokenizer.bytes_per_token
     flops = compiled.product_flops + sum(flops for *_, flops in compiled.kernels.values())
     ratio = flops * compiled.chips / step_bytes / (3 * sum(run.flops_per_byte().values()))
     predicted = ("", "")
-    if compiled.slices == 1:
+    if step_seconds(compiled) and not compiled.quick:
         predicted = (f"{1e3 * sum(step_seconds(compiled).values()):,.0f} ms", f"{utilisation(run, compiled):.2f}")
     cells = (name, mesh, changed, _gb(compiled.needed_bytes), f"{ratio:.2f}", *predicted)
-    return "| " + " | ".join([*cells, ", ".join(sorted(compiled.kernels))]) + " |"
+    return "| " + " | ".join([*cells, ", ".join(sorted(compiled.kernels)), seconds]) + " |"
 
 
-# The child process
+def not_compiled(name, topology, why):
+    """The line under `HEADER` of an arm that was not compiled."""
+    return f"| {name} | {topology} | not compiled: {why} | | | | | | |"
 
 
-def _step(run, devices):
-    """(jitted step, shapes of its arguments) on `devices`."""
-    import jax
-    import jax.numpy as jnp
+def put_row(path, line):
+    """Write `line` into the table under `HEADER` in the file at `path`, in place of that arm's row if it has one.
 
-    from lmlab.training.sharding import batch_sharding, check_rows, make_mesh
-    from lmlab.training.step import make_init, make_step
-
-    mesh = make_mesh(run.mesh, devices)
-    check_rows(run, mesh)
-    optimizer = run.optimizer.build(run.steps)
-    init, shardings = make_init(run, optimizer, mesh)
-    state = jax.eval_shape(init, jax.random.key(0))
-    state = jax.tree.map(lambda v, s: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=s), state, shardings)
-    rows, shape = batch_sharding(mesh), (run.batch_size, run.length)
-    names = ("tokens", "targets", "segment_ids", "target_bytes", "weights")
-    dtypes = {name: jnp.float32 if name == "weights" else jnp.int32 for name in names}
-    batch = {name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows) for name, dtype in dtypes.items()}
-    return make_step(run, optimizer, mesh, shardings), (state, batch)
-
-
-def _out_of_memory(message):
-    """(bytes needed, bytes allowed) of the compiler's refusal, or None if it is another error."""
-    sizes = re.search(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)", message)
-    sizes = sizes or re.search(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm", message)
-    unit = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    return sizes and (int(float(sizes[1]) * unit[sizes[2]]), int(float(sizes[3]) * unit[sizes[4]]))
-
-
-def _largest_arrays(jaxpr, count=5):
-    """The largest arrays that the step makes, over all chips, as the program states them: "shape: bytes, where"."""
-    import jax
-
-    found = {}
-
-    def visit(jaxpr):
-        for equation in jaxpr.eqns:
-            for variable in equation.outvars:
-                aval, where = variable.aval, str(equation.source_info.name_stack)
-                if hasattr(aval, "dtype") and jax.dtypes.issubdtype(aval.dtype, jax.numpy.number):
-                    size = aval.size * aval.dtype.itemsize
-                    known = found.setdefault(aval.str_short(short_dtypes=True), [size, 0, where])
-                    known[1] += 1
-            for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")):
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns"):
-                    visit(inner)
-
-    visit(jaxpr)
-    top = sorted(found.items(), key=lambda item: -item[1][0])[:count]
-    return [f"{shape}: {_gb(size)} over all chips, {times} of them, such as {where}" for shape, (size, times, where) in top]
-
-
-def _compile(run, topology, slices):
-    import jax
-    from jax.experimental import topologies
-
-    from lmlab.kernels.hlo import read
-
-    began = time.monotonic()
-    try:
-        more = {"num_slices": slices} if slices > 1 else {}
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology, **more).devices
-    except Exception as error:  # libtpu's own message says which shapes there are
-        return {"error": f"libtpu does not know {slices} x {topology}: {str(error).splitlines()[0]}"}
-    try:
-        step, arguments = _step(run, devices)
-        traced = step.trace(*arguments)
-        compiled = traced.lower().compile()
-    except UserError as error:
-        return {"error": str(error)}
-    except jax.errors.JaxRuntimeError as error:
-        refusal = _out_of_memory(str(error))
-        if refusal is None:
-            raise
-        needed, limit = refusal
-        return {
-            "topology": topology,
-            "chips": len(devices),
-            "slices": slices,
-            "seconds": time.monotonic() - began,
-            "fits": False,
-            "needed_bytes": needed,
-            "limit_bytes": limit,
-            "largest": _largest_arrays(traced.jaxpr.jaxpr),
-        }
-    memory, program = compiled.memory_analysis(), read(compiled.as_text())
-    fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    kernels = {}
-    for k in program.kernels:
-        name = re.sub(r"[.\d]+$", "", k.name)
-        runs, moved, flops = kernels.get(name, (0, 0, 0))
-        kernels[name] = (runs + k.calls, moved + k.calls * k.hbm_bytes, flops + k.calls * k.flops)
-    return {
-        "topology": topology,
-        "chips": len(devices),
-        "slices": slices,
-        "seconds": time.monotonic() - began,
-        "fits": True,
-        "needed_bytes": memory.argument_size_in_bytes + fresh + memory.temp_size_in_bytes,
-        "limit_bytes": None,
-        "argument_bytes": memory.argument_size_in_bytes,
-        "output_bytes": fresh,
-        "temporary_bytes": memory.temp_size_in_bytes,
-        "cycles": program.cycles,
-        "unknown_loops": program.unknown_loops,
-        "product_flops": program.flops,
-        "kernels": kernels,
-        "collectives": program.collectives,
-    }
-
-
-if __name__ == "__main__":
-    _given = pickle.load(sys.stdin.buffer)
-    _answer = _compile(config.from_json(_given["run"]), _given["topology"], _given["slices"])
-    pathlib.Path(sys.argv[1], "reports.json").write_text(json.dumps(_answer))
+    UserError if there is no such table."""
+    path = pathlib.Path(path)
+    before, found, rest = (path.read_text() if path.exists() else "").partition(HEADER + "\n")
+    if not found:
+        raise UserError(f"{path} has no table of compiled arms: no line starts with {HEADER.partition(' mesh')[0]!r}.")
+    rows, gap, after = rest.partition("\n\n")
+    rows = {row.split(" | ")[0]: row for row in [*rows.strip("\n").splitlines(), line] if row}
+    path.write_text(before + found + "\n".join(rows.values()) + (gap + after or "\n"))

@@ -36,12 +36,18 @@ class Paper:
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One row of a table: a name, how it is printed, scale -> Run, and what `lmlab show` should say of it, by scale."""
+    """One row of a table: a name, how it is printed, scale -> Run, and what `lmlab show` should say of it, by scale.
+
+    `scales`: those it exists at; None: all of its experiment's. `size`: its size class where that is not the anchor's;
+    its FLOPs per byte are then not compared.
+    """
 
     name: str
     label: str
     run: Callable[[Scale], Run]
     notes: dict[Scale, str] = dataclasses.field(default_factory=dict)
+    scales: tuple[Scale, ...] | None = None
+    size: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +82,18 @@ class Experiment:
                 return arm
         raise UserError(f"{self.name} has no arm {name!r}{_nearest(name, [a.name for a in self.arms])}")
 
+    def at(self, scale):
+        """The arms that exist at `scale`, all of them at an unknown one."""
+        return tuple(arm for arm in self.arms if scale in (arm.scales or (*self.scales, scale)))
+
     def resolve(self, arm, scale, overrides=(), seed=None, corpus=None):
         """The Run of an arm at a scale, on the files at the path `corpus` if given, with `field=value` overrides."""
         if scale not in self.scales:
             raise UserError(f"{self.name} has no scale {scale!r}{_nearest(scale, self.scales)}")
-        run = self.arm(arm).run(scale)
+        arm = self.arm(arm)
+        if arm.scales and scale not in arm.scales:
+            raise UserError(f"{self.name}/{arm.name} has no scale {scale!r}; it has {', '.join(arm.scales)}.")
+        run = arm.run(scale)
         if corpus is not None:
             run = dataclasses.replace(run, corpus=Files(os.path.abspath(corpus)))
         if seed is not None:
@@ -106,6 +119,11 @@ def load(name):
         raise UserError(f"There is no experiment {name!r}{_nearest(name, names())}")
     experiment = importlib.import_module(f"experiments.{name}").EXPERIMENT
     return dataclasses.replace(experiment, name=name)
+
+
+def arms_of(paper, scale):
+    """Paths "paper/arm" of the arms that exist at a scale."""
+    return [f"{paper}/{arm.name}" for arm in load(paper).at(scale)]
 
 
 def find(path):

@@ -9,6 +9,7 @@ from lmlab.errors import UserError
 from lmlab.kernels import aot
 from lmlab.models.build import hierarchy, transformer
 from lmlab.models.language_model import LanguageModel, count_parameters
+from lmlab.models.stack import Stack
 from lmlab.training.sharding import Mesh
 from tests.training import tiny
 
@@ -24,24 +25,39 @@ def wide(tmp_path, **changes):
 
 @needs_libtpu
 def test_a_step_over_four_chips_runs_every_kernel(tmp_path):
-    run = wide(tmp_path, mesh=Mesh(data=4))
-    compiled = ahead.compile_step(run, "v5e:2x2")
+    run = wide(tmp_path, mesh=Mesh(data=2, fsdp=2))
+    compiled = ahead.compile_step(run, "v5e:2x2", quick=True)
     assert compiled.fits and compiled.chips == 4
     expected = {"linear_scan", "linear_scan_gradient", "ssd", "ssd_gradient", "gather", "spread", "spread_gradient"}
     expected |= {"causal_conv_silu", "causal_conv_silu_gradient"}
     assert expected <= compiled.kernels.keys() and any("splash" in name for name in compiled.kernels)
-    reduced = sum(size for kind, (_, size) in compiled.collectives.items() if kind.startswith("all-reduce"))
-    assert reduced > 2 * count_parameters(run.model)  # a bfloat16 gradient of every weight at least
+    assert not {"all-reduce bf16", "reduce-scatter bf16"} & compiled.collectives.keys()
+    reduced = sum(compiled.collectives[f"{kind} f32"][1] for kind in ("all-reduce", "reduce-scatter"))
+    assert reduced > 4 * count_parameters(run.model)  # every gradient, in float32
+    weights = compiled.collectives["all-gather bf16"][1]  # of fsdp, forward and backward, in what products compute in
+    assert weights < 2 * 2 * 1.1 * count_parameters(run.model)
+    assert compiled.collectives.get("all-gather f32", (0, 0))[1] < 0.1 * weights
     assert all(s > 0 for s in ahead.step_seconds(compiled).values()) and 0 < ahead.utilisation(run, compiled) < 1
-    assert "utilisation" in "\n".join(ahead.describe(run, compiled))
+    assert "utilisation" not in "\n".join(ahead.describe(run, compiled))  # of a program optimised less
+    assert "utilisation" in "\n".join(ahead.describe(run, dataclasses.replace(compiled, quick=False)))
+
+
+BACKBONES = {
+    "transformer": lambda: transformer(2, 512, 4096, n_heads=4),
+    "mamba": lambda: Stack("m2", 1024, d_state=16),
+    "hnet": lambda: hierarchy(
+        ["m1", ["T2"], "m1"], (1024, 1024), (0, 4096), n_heads=8, d_state=16, target=4.0, capacity=1.0
+    ),
+}
 
 
 @needs_libtpu
-def test_our_count_of_flops_is_the_compilers(tmp_path):
+@pytest.mark.parametrize("kind", BACKBONES)
+def test_our_count_of_flops_is_the_compilers(kind, tmp_path):
     """Where nearly all FLOPs are products that both count whole: wide layers, a short row, loops of microbatches."""
-    model = LanguageModel(256, transformer(2, 512, 4096, n_heads=4))
+    model = LanguageModel(256, BACKBONES[kind]())
     run = tiny.run(tmp_path, model=model, length=128, batch_size=16, accumulate=4, mesh=Mesh(data=4))
-    compiled = ahead.compile_step(run, "v5e:2x2")
+    compiled = ahead.compile_step(run, "v5e:2x2", quick=True)
     flops = compiled.product_flops + sum(flops for *_, flops in compiled.kernels.values())
     counted = 3 * sum(run.model.flops(run.length).values()) * run.batch_size * run.length
     assert flops * compiled.chips == pytest.approx(counted, rel=0.05) and not compiled.unknown_loops
@@ -53,7 +69,7 @@ def test_what_does_not_fit_is_a_result_with_a_way_out(tmp_path):
     model = LanguageModel(256, transformer(1, 512, 8192, n_heads=4))
     run = tiny.run(tmp_path, model=model, length=512, batch_size=2048, mesh=Mesh(data=4), precision="bfloat16")
     lines = []
-    changed, run, compiled = ahead.fit(run, "v5e:2x2", show=lines.append)
+    changed, run, compiled = ahead.fit(run, "v5e:2x2", show=lines.append, quick=True)
     text = "\n".join(lines)
     assert "does not fit" in text and "GB" in text and "trying remat=True" in text
     assert compiled.fits and run.remat and run.accumulate > 1 and changed == f"remat=True, accumulate={run.accumulate}"
@@ -79,4 +95,35 @@ def test_smaller_runs_come_in_order(tmp_path):
     while following := ahead.smaller(run, given):
         name, run = following
         names.append(name)
-    assert names == ["remat=True", *(f"remat=True, accumulate={n}" for n in (2, 3, 6))]
+    assert names == ["remat=True", "accumulate=2", "accumulate=3", "accumulate=6"]
+
+
+def test_a_state_that_fills_the_chips_is_split_first(tmp_path):
+    run = tiny.run(tmp_path, mesh=Mesh(data=-1))
+    given = ahead.Compiled("v5e:4x4", 16, 1, 0.0, False, 20 * 10**9, 16 * 10**9, argument_bytes=18 * 10**9)
+    name, run = ahead.smaller(run, given)
+    assert name == "mesh.fsdp=8" and run.mesh.shape(16) == (2, 8, 1)  # a quarter of a chip at most
+    assert ahead.smaller(run, given)[0] == "remat=True"
+
+
+@needs_libtpu
+def test_slices_are_joined_by_the_network(tmp_path):
+    """Between slices goes a float32 gradient of every weight, split over the chips of a slice, at the network's speed."""
+    model = LanguageModel(256, transformer(1, 256, 512, n_heads=2))
+    run = tiny.run(tmp_path, model=model, length=128, batch_size=8, mesh=Mesh(data=2, fsdp=4), precision="bfloat16")
+    compiled = ahead.compile_step(run, "v5e:2x2", slices=2, quick=True)
+    sent = compiled.collectives["between slices f32"][1]
+    assert sent == pytest.approx(count_parameters(model), rel=0.1)  # of 4 chips each a quarter, 4 bytes per weight
+    assert ahead.step_seconds(compiled)["network"] == pytest.approx(sent / 3.125e9, rel=0.01)
+    assert "network" in "\n".join(ahead.describe(run, dataclasses.replace(compiled, quick=False)))
+
+
+def test_rows_are_put_into_a_table(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n\n{ahead.HEADER}\n| p/a | old |\n| p/b | kept |\n\nafter\n")
+    ahead.put_row(page, "| p/a | new |")
+    ahead.put_row(page, "| p/c | added |")
+    rows = "| p/a | new |\n| p/b | kept |\n| p/c | added |"
+    assert page.read_text() == f"before\n\n{ahead.HEADER}\n{rows}\n\nafter\n"
+    with pytest.raises(UserError, match="has no table of compiled arms"):
+        ahead.put_row(tmp_path / "other.md", "| p/a | new |")

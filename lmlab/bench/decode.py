@@ -68,7 +68,7 @@ def peer_or_none():
 def main(repeats):
     """Print the table: the byte transformer beside its peers, then H-Net's small arms."""
     experiment = load("hnet")
-    arms = {a.name: experiment.resolve(a.name, "small") for a in experiment.arms}
+    arms = {a.name: experiment.resolve(a.name, "small") for a in experiment.at("small")}
     peer = peer_or_none()
     columns = []
     for batch in BATCHES:

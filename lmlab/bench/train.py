@@ -126,7 +126,7 @@ def main(repeats):
 
     jax.config.update("jax_enable_compilation_cache", False)  # compile times are part of the answer
     experiment = load("hnet")
-    arms = {f"hnet/{arm.name} at small": experiment.resolve(arm.name, "small") for arm in experiment.arms}
+    arms = {f"hnet/{arm.name} at small": experiment.resolve(arm.name, "small") for arm in experiment.at("small")}
     try:
         rows = bench_train(arms, True, repeats)
     except UserError as error:

@@ -14,7 +14,7 @@ def list_experiments(args):
         loaded = experiment.load(name)
         table.add_row(f"[bold]{name}[/]", f"{loaded.paper.title} ({loaded.paper.year})", ", ".join(loaded.scales))
         for arm in loaded.arms:
-            table.add_row(f"  {name}/{arm.name}", arm.label, "")
+            table.add_row(f"  {name}/{arm.name}", arm.label, ", ".join(arm.scales or ()))
     Console().print(table)
 
 
@@ -46,13 +46,13 @@ def show(args):
     table = Table("arm", "parameters", "forward FLOPs per byte", f"against {loaded.anchor}", box=None)
     for column in table.columns[1:]:
         column.justify = "right"
-    for arm in loaded.arms:
+    for arm in loaded.at(args.scale):
         run = loaded.resolve(arm.name, args.scale, args.set if name in (None, arm.name) else (), corpus=args.corpus)
         flops = sum(run.flops_per_byte().values())
         style = "bold" if arm.name == name else ""
-        cells = (arm.name, f"{count_parameters(run.model):,}", f"{flops:,.0f}", f"{flops / anchor - 1:+.1%}")
+        cells = (arm.name, f"{count_parameters(run.model):,}", f"{flops:,.0f}", arm.size or f"{flops / anchor - 1:+.1%}")
         table.add_row(*cells, style=style)
     console.print(table)
-    for arm in loaded.arms:
+    for arm in loaded.at(args.scale):
         if args.scale in arm.notes:
             print(f"\n{arm.name}: {arm.notes[args.scale]}")

@@ -24,8 +24,9 @@ def table(args):
     except ValueError:
         raise UserError(f"--seeds takes integers separated by commas, not {args.seeds!r}.") from None
     changes, jobs = changes_of(args), []
+    shown = {name for table in loaded.tables for name in table.arms}
     for seed in seeds:
-        for arm in loaded.arms:
+        for arm in (arm for arm in loaded.at(args.scale) if arm.name in shown):
             run = loaded.resolve(arm.name, args.scale, args.set, seed, args.corpus)
             directory = run_directory(args.dir, loaded.name, args.scale, arm.name, seed, changes)
             check(run, directory)

@@ -3,7 +3,7 @@
 import os
 
 from lmlab.commands.common import prepare, resolve
-from lmlab.errors import UserError
+from lmlab.errors import Interrupted, UserError
 
 
 def convert(args):
@@ -39,21 +39,26 @@ def data(args):
 
 def compile_step(args):
     from lmlab import experiment
-    from lmlab.compile import HEADER, fit, row
+    from lmlab.compile import fit, not_compiled, put_row, row
 
-    if "/" in args.name:
-        found, arm = experiment.find(args.name)
-        arms = [arm]
-    else:
-        found = experiment.load(args.name)
-        arms = [arm.name for arm in found.arms]
-    runs = {arm: found.resolve(arm, args.scale, args.set, None, args.corpus) for arm in arms}
-    rows = [HEADER]
-    for arm, run in runs.items():
-        print(f"{found.name}/{arm} at {args.scale}", flush=True)
-        rows.append(row(f"{found.name}/{arm}", *fit(run, args.topology, args.slices)))
-    if args.markdown:
-        print("\n".join(rows))
+    if bool(args.name) == args.all:
+        raise UserError("Name a paper or paper/arm to compile, or say --all.")
+    table = args.table or ("tpu/README.md" if args.all else None)
+    papers = experiment.names() if args.all else [args.name]
+    arms = [path for p in papers for path in ([p] if "/" in p else experiment.arms_of(p, args.scale))]
+    for path in arms:
+        found, arm = experiment.find(path)
+        run = found.resolve(arm, args.scale, args.set, None, args.corpus)
+        print(f"{path} at {args.scale}", flush=True)
+        try:
+            line = row(path, *fit(run, args.topology, args.slices, quick=args.quick))
+        except Interrupted as failure:
+            if len(arms) == 1:
+                raise
+            print(failure, flush=True)
+            line = not_compiled(path, args.topology, failure)
+        if table:
+            put_row(table, line)
 
 
 def bench(args):

@@ -34,11 +34,10 @@ def causal_conv_silu_tpu(x_BLC, w_KC, bias_C, segment_ids_BL=None, interpret=Fal
 
     Segment ids differ between neighbouring documents, as when rows are packed.
 
-    float32 and bfloat16 in and out, float32 within. `interpret` is `pallas_call`'s: True, or `pltpu.InterpretParams`,
-    runs the kernels without a TPU.
+    float32 and bfloat16 in and out, as x is, float32 within. `interpret` is `pallas_call`'s: True, or
+    `pltpu.InterpretParams`, runs the kernels without a TPU.
     """
     since_BL = earlier_positions(x_BLC, segment_ids_BL, w_KC.shape[0] - 1)
-    x_BLC = x_BLC.astype(jnp.result_type(x_BLC, w_KC, bias_C))
     w_PC = jnp.concatenate([w_KC[::-1], bias_C[None]]).astype(jnp.float32)  # by `back`, then the bias
     return _conv_silu(w_PC, since_BL, x_BLC, interpret)
 

@@ -42,6 +42,15 @@ def mesh_of(arrays):
     return sharding.mesh if isinstance(sharding, NamedSharding) else None
 
 
+def by_rows(x):
+    """`x` [B, ..], split over devices by rows only. Without this XLA may split a hidden state along the axis that `fsdp`
+    splits weights along, and move activations where it should gather weights."""
+    mesh = _mesh.get()
+    if mesh is None or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, _rows_of(x)))
+
+
 def _on_tpu():
     mesh = _mesh.get()
     if mesh is None:
@@ -71,7 +80,7 @@ def _heads_axis(heads):
     return HEADS if mesh is not None and heads % mesh.shape[HEADS] == 0 else None
 
 
-def _by_rows(x_B):
+def _rows_of(x_B):
     """How an array is split whose first dimension is rows; not at all where the mesh does not divide them."""
     mesh = _mesh.get()
     divides = mesh is not None and len(x_B) % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
@@ -82,7 +91,7 @@ def linear_scan(a_BL, b_BLD, h0_BD=None):
     """`lmlab.kernels.scan.linear_scan`."""
     if not _on_tpu():
         return scan.linear_scan(a_BL, b_BLD, h0_BD)
-    rows = _by_rows(a_BL)
+    rows = _rows_of(a_BL)
     return _each_device(linear_scan_tpu, (a_BL, b_BLD, h0_BD), (rows,) * 3, rows)
 
 
@@ -92,7 +101,7 @@ def ssd(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, segment_ids_BL=None, h0_BHPN=None, ch
     P = x_BLHP.shape[3]
     if not _on_tpu() or LANES % P and P % LANES:
         return _ssd.ssd(*arguments, chunk=chunk)
-    axis, rows = _heads_axis(x_BLHP.shape[2]), _by_rows(x_BLHP)
+    axis, rows = _heads_axis(x_BLHP.shape[2]), _rows_of(x_BLHP)
     heads, states = PartitionSpec(*rows, None, axis), PartitionSpec(*rows, axis)
     specs = (heads, heads, PartitionSpec(axis), rows, rows, rows, states)
     return _each_device(ssd_tpu, arguments, specs, (heads, states))
@@ -101,22 +110,19 @@ def ssd(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, segment_ids_BL=None, h0_BHPN=None, ch
 def causal_conv_silu(x_BLC, w_KC, bias_C, segment_ids_BL=None, state_BKC=None):
     """`lmlab.kernels.convolution.causal_conv_silu`. With a state, or channels that fill no registers, the XLA form."""
     if not _on_tpu() or state_BKC is not None or x_BLC.shape[2] % LANES or w_KC.shape[0] > TAPS:
+        w_KC, bias_C = w_KC.astype(x_BLC.dtype), bias_C.astype(x_BLC.dtype)
         return convolution.causal_conv_silu(x_BLC, w_KC, bias_C, segment_ids_BL, state_BKC)
-
-    def kernel(x_BLC, w_KC, bias_C, segment_ids_BL):
-        return causal_conv_silu_tpu(x_BLC, w_KC.astype(x_BLC.dtype), bias_C.astype(x_BLC.dtype), segment_ids_BL)
-
     # The devices' gradients of the weights are added up where these enter: in float32.
     arguments = (x_BLC, w_KC.astype(jnp.float32), bias_C.astype(jnp.float32), segment_ids_BL)
-    rows = _by_rows(x_BLC)
-    return _each_device(kernel, arguments, (rows, PartitionSpec(), PartitionSpec(), rows), rows)
+    rows = _rows_of(x_BLC)
+    return _each_device(causal_conv_silu_tpu, arguments, (rows, PartitionSpec(), PartitionSpec(), rows), rows)
 
 
 def gather(x_BLD, c):
     """`lmlab.kernels.compaction.gather`. Rows of a few numbers take the XLA form."""
     if not _on_tpu() or x_BLD.ndim != 3 or x_BLD.shape[2] % LANES:
         return compaction.gather(x_BLD, c)
-    rows = _by_rows(x_BLD)
+    rows = _rows_of(x_BLD)
     return _each_device(gather_tpu, (x_BLD, c), (rows, rows), rows)
 
 
@@ -124,7 +130,7 @@ def spread(z_BCD, c):
     """`lmlab.kernels.compaction.spread`."""
     if not _on_tpu() or z_BCD.shape[2] % LANES:
         return compaction.spread(z_BCD, c)
-    rows = _by_rows(z_BCD)
+    rows = _rows_of(z_BCD)
     return _each_device(spread_tpu, (z_BCD, c), (rows, rows), rows)
 
 
@@ -133,7 +139,7 @@ def attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL=None, window=None):
     `jax.nn.dot_product_attention` takes the dense form for packed documents."""
     if not _on_tpu():
         return _attention.blocked_attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window)
-    rows = _by_rows(q_BLHK)
+    rows = _rows_of(q_BLHK)
     heads = PartitionSpec(*rows, None, _heads_axis(q_BLHK.shape[2]))
 
     def kernel(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL):

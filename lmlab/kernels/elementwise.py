@@ -1,34 +1,73 @@
 """Small functions that XLA's CPU back end would otherwise compile badly, each beside its plain form."""
 
+import dataclasses
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """A float32 weight whose products run in `dtype`: `linear`, `swiglu` and `embed` cast it inside.
+
+    Its gradient then leaves the product in float32. Of a weight that was cast outside, XLA rounds what each device
+    holds of the gradient, and adds up over devices what is left.
+    """
+
+    value: jax.Array
+    dtype: Any = dataclasses.field(metadata={"static": True})
+
+    @property
+    def shape(self):
+        """Of the value."""
+        return self.value.shape
+
+    @property
+    def T(self):
+        """Transposed."""
+        return Weight(self.value.T, self.dtype)
+
+    def reshape(self, *shape):
+        """In another shape."""
+        return Weight(self.value.reshape(*shape), self.dtype)
+
+
+def _value(w):
+    return w.value if isinstance(w, Weight) else w
+
+
 def weight_gradient(x, g):
-    """x^T g, [N, D], [N, F] -> [D, F], accumulated in float32 whatever the operands. What devices hold of it XLA still
-    adds up in the weight's dtype: it rounds first, since that moves half the bytes."""
+    """x^T g, [N, D], [N, F] -> [D, F], accumulated in float32 whatever the operands."""
     return jax.lax.dot_general(x, g, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
 
 
-@jax.custom_vjp
 def linear(x, w):
-    """x @ w, [..., D] with [D, F], as one product of matrices: for the weight gradient of a product with more
-    leading axes, XLA's CPU back end writes a transposed copy of the cotangent, at many times the product's cost."""
+    """x @ w, [..., D] with [D, F], in the dtype of x, as one product of matrices: for the weight gradient of a product
+    with more leading axes, XLA's CPU back end writes a transposed copy of the cotangent, at many times the product's
+    cost."""
+    return _linear(x, _value(w))
+
+
+@jax.custom_vjp
+def _linear(x, w):
     return _linear_fwd(x, w)[0]
 
 
 def _linear_fwd(x, w):
-    return (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[-1]), (x, w)
+    return (x.reshape(-1, x.shape[-1]) @ w.astype(x.dtype)).reshape(*x.shape[:-1], w.shape[-1]), (x, w)
 
 
 def _linear_bwd(residuals, g):
     x, w = residuals
     g2 = g.reshape(-1, g.shape[-1])
     dw = weight_gradient(x.reshape(-1, x.shape[-1]), g2)
-    return (g2 @ w.T).reshape(x.shape).astype(x.dtype), dw.astype(w.dtype)
+    return (g2 @ w.astype(x.dtype).T).reshape(x.shape), dw.astype(w.dtype)
 
 
-linear.defvjp(_linear_fwd, _linear_bwd)
+_linear.defvjp(_linear_fwd, _linear_bwd)
 
 
 def rms_norm(x, scale, eps):
@@ -41,23 +80,29 @@ def swiglu_reference(x, wi, wo):
     return ((x @ wi[:, 0]) * jax.nn.silu(x @ wi[:, 1])) @ wo
 
 
-@jax.custom_vjp
 def swiglu(x, wi, wo):
-    """`swiglu_reference`, keeping only up and gate for the backward pass."""
+    """`swiglu_reference` in the dtype of x, keeping only up and gate for the backward pass."""
+    return _swiglu(x, _value(wi), _value(wo))
+
+
+@jax.custom_vjp
+def _swiglu(x, wi, wo):
     return _swiglu_fwd(x, wi, wo)[0]
 
 
-def _swiglu_fwd(x, wi, wo):
+def _swiglu_fwd(x, given_wi, given_wo):
+    wi, wo = given_wi.astype(x.dtype), given_wo.astype(x.dtype)
     D, _, F = wi.shape
     if x.size < wi.size:  # decoding: copying the two slices of wi would cost more than the products
         up, gate = jnp.split(x @ wi.reshape(D, 2 * F), 2, axis=-1)
     else:
         up, gate = x @ wi[:, 0], x @ wi[:, 1]
-    return (up * jax.nn.silu(gate)) @ wo, (x, up, gate, wi, wo)
+    return (up * jax.nn.silu(gate)) @ wo, (x, up, gate, given_wi, given_wo)
 
 
 def _swiglu_bwd(residuals, g):
-    x, up, gate, wi, wo = residuals
+    x, up, gate, given_wi, given_wo = residuals
+    wi, wo = given_wi.astype(x.dtype), given_wo.astype(x.dtype)
     x, up, gate, g = (v.reshape(-1, v.shape[-1]) for v in (x, up, gate, g))
     s = jax.nn.sigmoid(gate)
     silu, dh = gate * s, g @ wo.T
@@ -65,11 +110,11 @@ def _swiglu_bwd(residuals, g):
     # into the transposition, which then reads all of its inputs against the grain.
     h, dup, dgate = jax.lax.optimization_barrier((up * silu, dh * silu, dh * up * (s + silu * (1 - s))))
     dx = dup @ wi[:, 0].T + dgate @ wi[:, 1].T
-    dwi = jnp.stack([weight_gradient(x, dup), weight_gradient(x, dgate)], axis=1).astype(wi.dtype)
-    return dx.reshape(*residuals[0].shape), dwi, weight_gradient(h, g).astype(wo.dtype)
+    dwi = jnp.stack([weight_gradient(x, dup), weight_gradient(x, dgate)], axis=1).astype(given_wi.dtype)
+    return dx.reshape(*residuals[0].shape), dwi, weight_gradient(h, g).astype(given_wo.dtype)
 
 
-swiglu.defvjp(_swiglu_fwd, _swiglu_bwd)
+_swiglu.defvjp(_swiglu_fwd, _swiglu_bwd)
 
 
 def softmax_cross_entropy_reference(logits_BLV, targets_BL):
@@ -101,17 +146,21 @@ def _xent_bwd(residuals, g_BL):
 softmax_cross_entropy.defvjp(_xent_fwd, _xent_bwd)
 
 
-@jax.custom_vjp
 def embed(table_VD, tokens_BL):
     """Rows of the table. The gradient of a small vocabulary is a one-hot matrix product, of a large one a scatter."""
-    return table_VD[tokens_BL]
+    return _embed(table_VD.dtype, _value(table_VD), tokens_BL)
 
 
-def _embed_fwd(table_VD, tokens_BL):
-    return table_VD[tokens_BL], (tokens_BL, table_VD)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _embed(dtype, table_VD, tokens_BL):
+    return _embed_fwd(dtype, table_VD, tokens_BL)[0]
 
 
-def _embed_bwd(residuals, g_BLD):
+def _embed_fwd(dtype, table_VD, tokens_BL):
+    return table_VD.astype(dtype)[tokens_BL], (tokens_BL, table_VD)
+
+
+def _embed_bwd(dtype, residuals, g_BLD):
     tokens_BL, table_VD = residuals
     V, D = table_VD.shape
     tokens, g = tokens_BL.reshape(-1), g_BLD.reshape(-1, D)
@@ -121,4 +170,4 @@ def _embed_bwd(residuals, g_BLD):
     return jnp.zeros((V, D), jnp.float32).at[tokens].add(g.astype(jnp.float32)).astype(table_VD.dtype), None
 
 
-embed.defvjp(_embed_fwd, _embed_bwd)
+_embed.defvjp(_embed_fwd, _embed_bwd)

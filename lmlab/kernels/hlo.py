@@ -9,6 +9,7 @@ import re
 import numpy as np
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
+ALONE = r"replica_groups=(\{\{\d+\}(,\{\d+\})*\}|\[\d+,1\])"  # every device with itself only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Program:
     cycles: int  # XLA's estimates; kernels have none and count 0, collectives are only issued
     unknown_loops: int  # loops whose trip count could not be read: counted once
     kernels: tuple[Call, ...]
-    collectives: dict[str, tuple[int, int]]  # "kind dtype": (runs, bytes of their results)
+    collectives: dict[str, tuple[int, int]]  # "kind dtype": (runs, bytes of what they gather, add up or send)
     flops: int  # of the products of matrices outside kernels
 
 
@@ -195,7 +196,8 @@ def read(hlo):
     names = {i.name: i for body in computations.values() for i in body}
     cycles, flops, unknown, kernels, collectives = _visit(entry, 1, computations, names)
     moved = {}
-    for kind, runs, size in collectives:
+    # An asynchronous collective is fused in pieces with what runs beside it: its chain.
+    for kind, runs, size in {key: found for key, *found in collectives}.values():
         before = moved.get(kind, (0, 0))
         moved[kind] = (before[0] + runs, before[1] + size)
     return Program(cycles, unknown, tuple(kernels), moved, flops)
@@ -233,13 +235,22 @@ def _visit(name, times, computations, names):
             stated = re.search(r'"cost_estimate":\{"flops":"(\d+)"', i.rest)
             own = int(stated[1]) if stated else _splash_flops(i, names) if "splash" in i.name else 0
             kernels.append(Call(i.name, times, *(sum(s) for s in zip(*sizes, strict=True)), own))
-        elif kind in COLLECTIVES:
+        elif kind in COLLECTIVES and not re.search(ALONE, i.rest):
             # Only these two carry their operands in the tuple that they start.
             with_operands = i.opcode in ("all-gather-start", "collective-permute-start")
             shape = _result_of_start(i.shape) if with_operands else i.shape
+            if kind == "reduce-scatter":
+                shape = " ".join(names[o].shape for o in i.operands)
+            elif name.startswith("all-reduce-scatter"):  # a fusion that keeps a part of an all-reduce
+                kind = "reduce-scatter"
             for dtype in sorted(set(re.findall(r"(\w+)\[", shape))):
                 parts = re.findall(rf"\b{dtype}\[[\d,]*\](?:\{{[^}}]*\}})?", shape)
-                collectives.append((f"{kind} {dtype}", times, times * sum(sum(shape_bytes(part)) for part in parts)))
+                size = times * sum(sum(shape_bytes(part)) for part in parts)
+                chain = re.search(r'chain_id="\d+"', i.rest)
+                collectives.append(((chain[0] if chain else i.name, dtype), f"{kind} {dtype}", times, size))
+        elif i.opcode == "send" and "megascale" in i.rest:  # through the host, to the same device of another slice
+            sent = names[i.operands[0]].shape
+            collectives.append(((i.name,), f"between slices {sent.partition('[')[0]}", times, times * sum(shape_bytes(sent))))
         elif i.opcode in ("call", "async-start") and not estimate:
             for computation in called:
                 add(computation)

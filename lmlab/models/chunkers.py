@@ -112,7 +112,7 @@ class LinearChunker(nn.Module):
         self.bias = parameter(self, "bias", start, (1,), (None,))
 
     def _probability(self, h):
-        return nn.sigmoid((h.astype(self.w.dtype) @ self.w)[..., 0].astype(jnp.float32) + self.bias.astype(jnp.float32))
+        return nn.sigmoid(linear(h.astype(self.w.dtype), self.w)[..., 0].astype(jnp.float32) + self.bias)
 
     def __call__(self, h_BLD, tokens_BL, segment_ids_BL):
         """Routing of packed rows."""

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from lmlab.errors import UserError
+from lmlab.kernels.dispatch import by_rows
 from lmlab.models.attention import Attention
 from lmlab.models.layers import RMSNorm, SwiGLU
 from lmlab.models.mamba2 import Mamba2
@@ -95,9 +96,9 @@ class Stack(nn.Module):
 
     def __call__(self, x_BLD, tokens_BL, segment_ids_BL, nominal=None, start_BL=None):
         """Returns (y_BLD, stages); a stack has no stages."""
-        x_BLD = x_BLD.astype(jnp.float32)
+        x_BLD = by_rows(x_BLD.astype(jnp.float32))
         for layer in self.layers:
-            x_BLD = layer(x_BLD, segment_ids_BL)
+            x_BLD = by_rows(layer(x_BLD, segment_ids_BL))
         return self.norm(x_BLD), ()
 
     @nn.nowrap

@@ -4,21 +4,32 @@ import jax
 import jax.numpy as jnp
 
 from lmlab.errors import UserError
+from lmlab.kernels.elementwise import Weight
 
 # H-Net keeps D and the residual around the inner network in float32, and its code means to keep A_log and dt_bias (the
-# released files have those two cast); norms are small, and exact here.
-FLOAT32 = {"A_log", "D", "dt_bias", "residual", "scale", "norm"}
+# released files have those two cast). Norms, biases, the convolution and other vectors are small, and exact here.
+FLOAT32 = {"A_log", "D", "dt_bias", "residual", "scale", "norm", "bias", "conv_kernel", "conv_bias", "query", "widen"}
 
 
 def compute_copy(params, precision):
-    """`params` as the forward pass sees them. Gradients flow back to the float32 originals."""
+    """`params` as an evaluation sees them: copies in the dtype that products run in."""
+    return _with_weights(params, precision, lambda p, dtype: p.astype(dtype))
+
+
+def compute_weights(params, precision):
+    """`params` as a training step sees them: cast in each product, so that gradients are float32 before anything is
+    added up, over devices or over microbatches."""
+    return _with_weights(params, precision, Weight)
+
+
+def _with_weights(params, precision, weight):
     if precision == "float32":
         return params
     if precision != "bfloat16":
         raise UserError(f"Precision {precision!r} is neither float32 nor bfloat16.")
 
-    def cast(path, p):
+    def one(path, p):
         keep = any(k.key in FLOAT32 for k in path)
-        return p if keep else p.astype(jnp.bfloat16)
+        return p if keep else weight(p, jnp.bfloat16)
 
-    return jax.tree_util.tree_map_with_path(cast, params)
+    return jax.tree_util.tree_map_with_path(one, params)

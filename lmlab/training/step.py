@@ -14,7 +14,7 @@ from lmlab.kernels.dispatch import ROWS, compiled_for
 from lmlab.models.hierarchy import rematerialised
 from lmlab.models.language_model import abstract_init
 from lmlab.training.optimizers import part_of
-from lmlab.training.precision import compute_copy
+from lmlab.training.precision import compute_weights
 from lmlab.training.sharding import batch_sharding, parameter_shardings, replicated
 
 
@@ -71,7 +71,7 @@ def make_step(run, optimizer, mesh, shardings):
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
 
     def loss_fn(params, batch, key):
-        loss, weight, metrics = run.objective(model, compute_copy(params, run.precision), batch, key)
+        loss, weight, metrics = run.objective(model, compute_weights(params, run.precision), batch, key)
         return loss, metrics | {"weight": weight}
 
     gradient = jax.value_and_grad(loss_fn, has_aux=True)

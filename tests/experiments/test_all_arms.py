@@ -14,6 +14,7 @@ import pytest
 from lmlab import config, experiment
 from lmlab.data.bake import bake
 from lmlab.data.batches import TrainBatches, Windows
+from lmlab.errors import UserError
 from lmlab.training.sharding import batch_sharding, make_mesh, place
 from lmlab.training.step import make_init, make_step
 from tests.training import tiny
@@ -23,8 +24,10 @@ UNMATCHED = {  # the papers' own layouts, which are not matched in FLOPs per byt
     *(("hnet_dna", arm, "paper") for arm in ("transformer", "hnet_transformer", "hnet_mamba2")),
 }
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-ARMS = [(n, a.name) for n in experiment.names() for a in experiment.load(n).arms]
-RUNS = [(n, a, s) for n, a in ARMS for s in experiment.load(n).scales]
+ARMS = [(n, a.name) for n in experiment.names() for a in experiment.load(n).at("smoke")]
+RUNS = [
+    (n, a.name, s) for n in experiment.names() for s in experiment.load(n).scales for a in experiment.load(n).at(s)
+]
 
 
 @pytest.mark.parametrize("name, arm, scale", RUNS)
@@ -40,7 +43,8 @@ def test_resolves_to_its_golden_text(name, arm, scale):
 @pytest.mark.parametrize("name, scale", sorted({(n, s) for n, _, s in RUNS}))
 def test_arms_are_matched_in_flops_per_byte(name, scale):
     found = experiment.load(name)
-    flops = {a.name: sum(found.resolve(a.name, scale).flops_per_byte().values()) for a in found.arms}
+    arms = [a for a in found.at(scale) if not a.size]
+    flops = {a.name: sum(found.resolve(a.name, scale).flops_per_byte().values()) for a in arms}
     for arm, value in flops.items():
         ratio = value / flops[found.anchor]
         if (name, arm, scale) == ("hnet", "llamabyte", "paper"):
@@ -58,8 +62,8 @@ def test_arms_are_matched_in_flops_per_byte(name, scale):
 
 
 def test_paper_scale_counts_what_the_paper_prints():
-    """GFLOPs per byte and parameters of arXiv 2507.07955, Tables 1 and 2 (Large), within its rounding; SpaceByte's
-    windows are counted there as LlamaByte's are."""
+    """GFLOPs per byte and parameters of arXiv 2507.07955, Tables 1 and 2, within its rounding; SpaceByte's windows are
+    counted there as LlamaByte's are."""
     found = experiment.load("hnet")
     from lmlab.models.language_model import count_parameters
 
@@ -70,11 +74,20 @@ def test_paper_scale_counts_what_the_paper_prints():
         "hnet_space": (0.42, 850),
         "hnet_1stage": (0.43, 680),
         "hnet_2stage": (0.43, 870),
+        "hnet_2stage_XL": (0.69, 1600),
     }
     for arm, (gflops, millions) in printed.items():
         run = found.resolve(arm, "paper")
-        assert abs(sum(run.flops_per_byte().values()) / 1e9 - gflops) < 0.0101
+        # Of two stages the paper gives the chunks' product only, which is off by more where the middle is wider.
+        tolerance = 0.02 if arm == "hnet_2stage_XL" else 0.0101
+        assert abs(sum(run.flops_per_byte().values()) / 1e9 - gflops) < tolerance
         assert abs(count_parameters(run.model) / 1e6 - millions) <= 0.03 * millions
+    assert count_parameters(run.model) == 1_603_492_224  # of the released weights
+
+
+def test_an_arm_of_one_scale_is_refused_at_another():
+    with pytest.raises(UserError, match="hnet/hnet_2stage_XL has no scale 'small'; it has paper."):
+        experiment.load("hnet").resolve("hnet_2stage_XL", "small")
 
 
 @pytest.fixture(scope="module")

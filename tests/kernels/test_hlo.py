@@ -115,6 +115,7 @@ ENTRY %main (x: f32[8,128]) -> f32[8,128] {
   %x = f32[8,128]{1,0:T(8,128)} parameter(0)
   %sum = (f32[8,128]{1,0:T(8,128)}, bf16[16,128]{1,0}) all-reduce(%x, %x), replica_groups={}
   %both = (f32[8,128]{1,0:T(8,128)}, f32[8,128]{1,0:T(8,128)}, f32[8,128]{1,0:T(8,128)}) all-reduce-start(%x, %x, %x)
+  %alone = f32[8,128]{1,0:T(8,128)} all-reduce(%x), replica_groups={{0},{1}}, to_apply=%add
   %start = (f32[8,128]{1,0:T(8,128)}, f32[32,128]{1,0:T(8,128)}) all-gather-start(%x), dimensions={0}
   ROOT %done = f32[32,128]{1,0:T(8,128)} all-gather-done(%start)
 }
@@ -124,6 +125,37 @@ ENTRY %main (x: f32[8,128]) -> f32[8,128] {
         "all-reduce bf16": (1, 4096),
         "all-gather f32": (1, 4 * 4096),
     }
+
+
+def test_fused_collectives_count_once():
+    """A gather in two pieces, each fused with something else, and the half of a sum that a device keeps."""
+    text = """HloModule f
+
+%piece.1 (x: bf16[8,128]) -> bf16[16,128] {
+  %x = bf16[8,128]{1,0} parameter(0)
+  ROOT %gather.1 = bf16[16,128]{1,0} all-gather(%x), channel_id=7, dimensions={0}, frontend_attributes={chain_id="0"}
+}
+
+%piece.2 (y: bf16[8,128]) -> bf16[16,128] {
+  %y = bf16[8,128]{1,0} parameter(0)
+  ROOT %gather.2 = bf16[16,128]{1,0} all-gather(%y), channel_id=7, dimensions={0}, frontend_attributes={chain_id="0"}
+}
+
+%all-reduce-scatter.1 (z: f32[16,128]) -> f32[8,128] {
+  %z = f32[16,128]{1,0} parameter(0)
+  ROOT %sum = f32[16,128]{1,0} all-reduce(%z), channel_id=1, to_apply=%add
+}
+
+ENTRY %main (a: bf16[8,128], b: f32[16,128]) -> f32[8,128] {
+  %a = bf16[8,128]{1,0} parameter(0)
+  %b = f32[16,128]{1,0} parameter(1)
+  %one = bf16[16,128]{1,0} fusion(%a), kind=kOutput, calls=%piece.1
+  %two = bf16[16,128]{1,0} fusion(%a), kind=kOutput, calls=%piece.2
+  %half = f32[8,128]{1,0} fusion(%b), kind=kCustom, calls=%all-reduce-scatter.1
+  ROOT %plain = f32[8,128]{1,0} reduce-scatter(%b), channel_id=2, dimensions={0}, to_apply=%add
+}
+"""
+    assert hlo.read(text).collectives == {"all-gather bf16": (1, 4096), "reduce-scatter f32": (2, 2 * 8192)}
 
 
 def test_of_a_conditional_one_branch_counts_with_all_that_it_holds():
