@@ -117,7 +117,9 @@ def smaller(run, compiled):
 
 def describe(run, compiled):
     """Lines for people."""
-    mesh = dict(zip(("data", "fsdp", "tensor"), run.mesh.shape(compiled.chips), strict=True))
+    from lmlab.training.sharding import AXES
+
+    mesh = dict(zip(AXES, run.mesh.shape(compiled.chips), strict=True))
     layout = ", ".join(f"{axis} {size}" for axis, size in mesh.items())
     yield f"{compiled.topology}, {compiled.chips} chips ({layout}); compiled in {compiled.seconds:.0f} s"
     if not compiled.fits:

@@ -1,22 +1,27 @@
 """Which form of a kernel a program takes: Pallas on TPUs, XLA elsewhere.
 
-XLA cannot partition a Pallas kernel. Under `compiled_for(mesh)` each device runs it on its own rows, and on its own
-heads where the tensor axis divides them. Without a mesh, TPU forms are taken on a single TPU only.
+XLA cannot partition a Pallas kernel. Under `compiled_for(mesh)` each device runs it on its own rows, on its own
+positions, with what it needs of the others' (`lmlab.kernels.sequence`), and on its own heads where the tensor axis
+divides them. XLA forms are left to XLA, which splits rows for nothing; where positions are split they too run on each
+device's own. Without a mesh, TPU forms are taken on a single TPU only.
 """
 
 import contextlib
 import contextvars
+import functools
+import math
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from lmlab.kernels import attention as _attention
-from lmlab.kernels import compaction, convolution, scan
+from lmlab.kernels import compaction, convolution, scan, sequence
 from lmlab.kernels import ssd as _ssd
-from lmlab.kernels.compaction_tpu import gather_tpu, spread_tpu
+from lmlab.kernels.compaction_tpu import BLOCK, gather_tpu, spread_tpu
 from lmlab.kernels.convolution_tpu import TAPS, causal_conv_silu_tpu
 from lmlab.kernels.scan_tpu import linear_scan_tpu
+from lmlab.kernels.sequence import SEQUENCE
 from lmlab.kernels.ssd_tpu import ssd_tpu
 
 ROWS, HEADS = ("data", "fsdp"), "tensor"  # mesh axes that rows and heads are split over
@@ -27,7 +32,7 @@ _mesh = contextvars.ContextVar("mesh", default=None)
 
 @contextlib.contextmanager
 def compiled_for(mesh):
-    """What is traced inside runs on the devices of `mesh` (axes data, fsdp, tensor), which need not be here."""
+    """What is traced inside runs on the devices of `mesh` (axes data, fsdp, sequence, tensor), which need not be here."""
     token = _mesh.set(mesh)
     try:
         yield
@@ -53,7 +58,7 @@ def _each_device(kernel, arguments, specs, out_specs):
         values = dict(zip(given, values, strict=True))
         return kernel(*[values.get(i) for i in range(len(arguments))])
 
-    in_specs = tuple(jax.tree.map(lambda _, s=specs[i]: s, arguments[i]) for i in given)
+    in_specs = tuple(specs[i] for i in given)
     mapped = jax.shard_map(part, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
     return mapped(*[arguments[i] for i in given])
 
@@ -64,63 +69,121 @@ def _heads_axis(heads):
     return HEADS if mesh is not None and heads % mesh.shape[HEADS] == 0 else None
 
 
-_BY_ROWS = PartitionSpec(ROWS)
+_BY_ROWS, _BY_POSITIONS = PartitionSpec(ROWS), PartitionSpec(ROWS, SEQUENCE)
+
+
+def positions_are_split():
+    """Whether the positions of a row lie on several devices. Their axis must not be merged with that of the rows: no
+    sharding says what that would be, and XLA would gather."""
+    mesh = _mesh.get()
+    return mesh is not None and mesh.shape[SEQUENCE] > 1
+
+
+def slot_unit():
+    """Numbers of chunk slots are multiples of this: of 8, and of what the positions are split over."""
+    return math.lcm(8, _mesh.get().shape[SEQUENCE]) if positions_are_split() else 8
 
 
 def linear_scan(a_BL, b_BLD, h0_BD=None):
     """`lmlab.kernels.scan.linear_scan`."""
-    if not _on_tpu():
-        return scan.linear_scan(a_BL, b_BLD, h0_BD)
-    return _each_device(linear_scan_tpu, (a_BL, b_BLD, h0_BD), (_BY_ROWS,) * 3, _BY_ROWS)
+    kernel = linear_scan_tpu if _on_tpu() else scan.linear_scan
+    if positions_are_split():
+        kernel = functools.partial(sequence.linear_scan, kernel)
+    elif not _on_tpu():
+        return kernel(a_BL, b_BLD, h0_BD)
+    return _each_device(kernel, (a_BL, b_BLD, h0_BD), (_BY_POSITIONS, _BY_POSITIONS, _BY_ROWS), _BY_POSITIONS)
 
 
 def ssd(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, segment_ids_BL=None, h0_BHPN=None, chunk=64):
     """`lmlab.kernels.ssd.ssd`. `chunk` is the XLA form's; a TPU takes chunks of 128."""
     arguments = (x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, segment_ids_BL, h0_BHPN)
     P = x_BLHP.shape[3]
-    if not _on_tpu() or LANES % P and P % LANES:
-        return _ssd.ssd(*arguments, chunk=chunk)
+    pallas = _on_tpu() and not (LANES % P and P % LANES)
+    kernel = ssd_tpu if pallas else functools.partial(_ssd.ssd, chunk=chunk)
     axis = _heads_axis(x_BLHP.shape[2])
-    heads, states = PartitionSpec(ROWS, None, axis), PartitionSpec(ROWS, axis)
-    specs = (heads, heads, PartitionSpec(axis), _BY_ROWS, _BY_ROWS, _BY_ROWS, states)
-    return _each_device(ssd_tpu, arguments, specs, (heads, states))
+    heads, states = PartitionSpec(ROWS, SEQUENCE, axis), PartitionSpec(ROWS, axis)
+    specs = (heads, heads, PartitionSpec(axis), _BY_POSITIONS, _BY_POSITIONS, _BY_POSITIONS, states)
+    if positions_are_split():
+
+        def split(*arguments):
+            y_BLHP, h_BHPN = sequence.ssd(kernel, *arguments)
+            return y_BLHP, h_BHPN[None]  # of every device; the last one's is the row's
+
+        y_BLHP, h_SBHPN = _each_device(split, arguments, specs, (heads, PartitionSpec(SEQUENCE, ROWS, axis)))
+        return y_BLHP, h_SBHPN[-1]
+    return _each_device(kernel, arguments, specs, (heads, states)) if pallas else kernel(*arguments)
 
 
 def causal_conv_silu(x_BLC, w_KC, bias_C, segment_ids_BL=None, state_BKC=None):
     """`lmlab.kernels.convolution.causal_conv_silu`. With a state, or channels that fill no registers, the XLA form."""
-    if not _on_tpu() or state_BKC is not None or x_BLC.shape[2] % LANES or w_KC.shape[0] > TAPS:
+    if state_BKC is not None:
         return convolution.causal_conv_silu(x_BLC, w_KC, bias_C, segment_ids_BL, state_BKC)
+    pallas = _on_tpu() and not x_BLC.shape[2] % LANES and w_KC.shape[0] <= TAPS
+    split = positions_are_split()
+    if not pallas and not split:
+        return convolution.causal_conv_silu(x_BLC, w_KC, bias_C, segment_ids_BL)
+    kernel = causal_conv_silu_tpu if pallas else convolution.causal_conv_silu
+    kernel = functools.partial(sequence.causal_conv_silu, kernel) if split else kernel
 
-    def kernel(x_BLC, w_KC, bias_C, segment_ids_BL):
-        return causal_conv_silu_tpu(x_BLC, w_KC.astype(x_BLC.dtype), bias_C.astype(x_BLC.dtype), segment_ids_BL)
+    def part(x_BLC, w_KC, bias_C, segment_ids_BL):
+        return kernel(x_BLC, w_KC.astype(x_BLC.dtype), bias_C.astype(x_BLC.dtype), segment_ids_BL)
 
     # The devices' gradients of the weights are added up where these enter: in float32.
     arguments = (x_BLC, w_KC.astype(jnp.float32), bias_C.astype(jnp.float32), segment_ids_BL)
-    return _each_device(kernel, arguments, (_BY_ROWS, PartitionSpec(), PartitionSpec(), _BY_ROWS), _BY_ROWS)
+    return _each_device(part, arguments, (_BY_POSITIONS, PartitionSpec(), PartitionSpec(), _BY_POSITIONS), _BY_POSITIONS)
+
+
+def shift_right(x_BL, fill):
+    """x_{t-1} along axis 1, `fill` at t = 0."""
+    if positions_are_split():
+        return _each_device(functools.partial(sequence.shift_right, fill=fill), (x_BL,), (_BY_POSITIONS,), _BY_POSITIONS)
+    first = jnp.full_like(x_BL[:, :1], fill)
+    return jax.lax.concatenate([first, x_BL[:, :-1]], dimension=1)
+
+
+_COMPACTION = compaction.Compaction(*[_BY_POSITIONS] * 4, overflow_B=_BY_ROWS)
+
+
+def compact(start_BL, capacity):
+    """`lmlab.kernels.compaction.compact`. Where positions are split, so are the slots, evenly: `slot_unit`."""
+    if not positions_are_split():
+        return compaction.compact(start_BL, capacity)
+    kernel = functools.partial(sequence.compact, capacity=capacity)
+    return _each_device(kernel, (start_BL,), (_BY_POSITIONS,), _COMPACTION)
 
 
 def gather(x_BLD, c):
     """`lmlab.kernels.compaction.gather`. Rows of a few numbers take the XLA form."""
-    if not _on_tpu() or x_BLD.ndim != 3 or x_BLD.shape[2] % LANES:
-        return compaction.gather(x_BLD, c)
-    return _each_device(gather_tpu, (x_BLD, c), (_BY_ROWS, _BY_ROWS), _BY_ROWS)
+    pallas = _on_tpu() and x_BLD.ndim == 3 and not x_BLD.shape[2] % LANES
+    kernel = gather_tpu if pallas else compaction.gather
+    if positions_are_split():
+        kernel = functools.partial(sequence.gather, kernel)
+    elif not pallas:
+        return kernel(x_BLD, c)
+    return _each_device(kernel, (x_BLD, c), (_BY_POSITIONS, _COMPACTION), _BY_POSITIONS)
 
 
 def spread(z_BCD, c):
-    """`lmlab.kernels.compaction.spread`."""
-    if not _on_tpu() or z_BCD.shape[2] % LANES:
-        return compaction.spread(z_BCD, c)
-    return _each_device(spread_tpu, (z_BCD, c), (_BY_ROWS, _BY_ROWS), _BY_ROWS)
+    """`lmlab.kernels.compaction.spread`, likewise."""
+    pallas = _on_tpu() and z_BCD.ndim == 3 and not z_BCD.shape[2] % LANES
+    kernel = spread_tpu if pallas else compaction.spread
+    if positions_are_split():
+        kernel = functools.partial(sequence.spread, kernel, block=BLOCK if pallas else None)
+    elif not pallas:
+        return kernel(z_BCD, c)
+    return _each_device(kernel, (z_BCD, c), (_BY_POSITIONS, _COMPACTION), _BY_POSITIONS)
 
 
 def attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL=None, window=None):
     """`lmlab.kernels.attention.attention_reference`: splash attention on TPUs, else in blocks; so too on GPUs, where
     `jax.nn.dot_product_attention` takes the dense form for packed documents."""
-    if not _on_tpu():
-        return _attention.blocked_attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window)
-    heads = PartitionSpec(ROWS, None, _heads_axis(q_BLHK.shape[2]))
+    form = _attention.splash_attention if _on_tpu() else _attention.blocked_attention
 
     def kernel(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL):
-        return _attention.splash_attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window)
+        return form(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window)
 
-    return _each_device(kernel, (q_BLHK, k_BLHK, v_BLHK, segment_ids_BL), (heads, heads, heads, _BY_ROWS), heads)
+    part = functools.partial(sequence.attention, kernel, window=window) if positions_are_split() else kernel
+    if part is kernel and not _on_tpu():
+        return kernel(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL)
+    heads = PartitionSpec(ROWS, SEQUENCE, _heads_axis(q_BLHK.shape[2]))
+    return _each_device(part, (q_BLHK, k_BLHK, v_BLHK, segment_ids_BL), (heads, heads, heads, _BY_POSITIONS), heads)

@@ -17,7 +17,7 @@ from lmlab.evaluation.bits_per_byte import BitsPerByte, Data
 from lmlab.training import checkpoints, processes
 from lmlab.training.directory import check, claimed, mark, pin, shared
 from lmlab.training.precision import compute_copy
-from lmlab.training.sharding import batch_sharding, check_rows, local_rows, make_mesh, place, place_whole
+from lmlab.training.sharding import batch_sharding, check_rows, local_rows, make_mesh, place, place_whole, row_sharding
 from lmlab.training.signals import StopSignal
 from lmlab.training.step import make_init, make_step
 from lmlab.training.watchdog import Watchdog
@@ -52,7 +52,7 @@ def train(run, directory, on_metrics=lambda step, values: None):
             stop.check()
 
         data = Data(
-            baked, run.length, run.batch_size, lambda b: place_whole(b, batch_sharding(mesh)), between_batches
+            baked, run.length, run.batch_size, lambda b: place_whole(b, row_sharding(mesh)), between_batches
         )
         try:
             params = _train(run, directory, data, mesh, stop, watch, on_metrics)
