@@ -13,7 +13,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from lmlab.kernels import attention as _attention
 from lmlab.kernels import compaction, convolution, scan, sequence
@@ -63,10 +63,10 @@ def _each_device(kernel, arguments, specs, out_specs):
     return mapped(*[arguments[i] for i in given])
 
 
-def _heads_axis(heads):
-    """The mesh axis that `heads` are split over, or None."""
+def _heads_axis(heads, unit=1):
+    """The mesh axis that `heads`, or channels in whole units, are split over, or None."""
     mesh = _mesh.get()
-    return HEADS if mesh is not None and heads % mesh.shape[HEADS] == 0 else None
+    return HEADS if mesh is not None and heads % (unit * mesh.shape[HEADS]) == 0 else None
 
 
 _BY_ROWS, _BY_POSITIONS = PartitionSpec(ROWS), PartitionSpec(ROWS, SEQUENCE)
@@ -77,6 +77,15 @@ def positions_are_split():
     sharding says what that would be, and XLA would gather."""
     mesh = _mesh.get()
     return mesh is not None and mesh.shape[SEQUENCE] > 1
+
+
+def by_positions(x_BLD):
+    """The same array, split by rows and positions and whole in channels. XLA left alone takes over the split of weights
+    over fsdp: activations split by channels, which every product then gathers or adds up."""
+    mesh = _mesh.get()
+    if mesh is None or mesh.size == 1:
+        return x_BLD
+    return jax.lax.with_sharding_constraint(x_BLD, NamedSharding(mesh, _BY_POSITIONS))
 
 
 def slot_unit():
@@ -130,7 +139,10 @@ def causal_conv_silu(x_BLC, w_KC, bias_C, segment_ids_BL=None, state_BKC=None):
 
     # The devices' gradients of the weights are added up where these enter: in float32.
     arguments = (x_BLC, w_KC.astype(jnp.float32), bias_C.astype(jnp.float32), segment_ids_BL)
-    return _each_device(part, arguments, (_BY_POSITIONS, PartitionSpec(), PartitionSpec(), _BY_POSITIONS), _BY_POSITIONS)
+    axis = _heads_axis(x_BLC.shape[2], LANES if pallas else 1)
+    channels = PartitionSpec(ROWS, SEQUENCE, axis)
+    specs = (channels, PartitionSpec(None, axis), PartitionSpec(axis), _BY_POSITIONS)
+    return _each_device(part, arguments, specs, channels)
 
 
 def shift_right(x_BL, fill):

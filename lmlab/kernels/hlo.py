@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 
+_ALONE = r"replica_groups=(\{\{\d+\}(,\{\d+\})*\}|\[\d+,1\]<=)"  # groups of one device: nothing moves
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 
 
@@ -233,7 +234,7 @@ def _visit(name, times, computations, names):
             stated = re.search(r'"cost_estimate":\{"flops":"(\d+)"', i.rest)
             own = int(stated[1]) if stated else _splash_flops(i, names) if "splash" in i.name else 0
             kernels.append(Call(i.name, times, *(sum(s) for s in zip(*sizes, strict=True)), own))
-        elif kind in COLLECTIVES:
+        elif kind in COLLECTIVES and not re.search(_ALONE, i.rest):
             # Only these two carry their operands in the tuple that they start.
             with_operands = i.opcode in ("all-gather-start", "collective-permute-start")
             shape = _result_of_start(i.shape) if with_operands else i.shape

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from lmlab.errors import UserError
+from lmlab.kernels.dispatch import by_positions
 from lmlab.models.attention import Attention
 from lmlab.models.layers import RMSNorm, SwiGLU
 from lmlab.models.mamba2 import Mamba2
@@ -45,7 +46,7 @@ class Block(nn.Module):
 
     def __call__(self, x_BLD, segment_ids_BL):
         """[B, L, D] -> [B, L, D]."""
-        return self._residual(x_BLD, self.mixer(self.norm1(x_BLD), segment_ids_BL))
+        return by_positions(self._residual(x_BLD, self.mixer(self.norm1(x_BLD), segment_ids_BL)))
 
     def prefill(self, x_BLD, valid_BL, cache):
         """Forward over right-padded prompts, with the cache after each."""
