@@ -2,11 +2,13 @@
 test_sharding.py."""
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
 import pytest
 
+from lmlab.kernels import dispatch
 from lmlab.models.build import hierarchy
 from lmlab.models.language_model import LanguageModel
 from lmlab.models.stack import Stack
@@ -39,9 +41,15 @@ def one_stage(capacity):
 
 
 TWO_STAGE = hierarchy(
-    ["m1", ["t1", ["T1"], "m1"], "m1"], (32, 32, 64), (0, 0, 64), n_heads=2, d_state=8, window=6, target=2.0,
-    capacity=((0.5, 1.0), 0.5, None),
-)  # fmt: skip
+    ["m1", ["t1", ["T1"], "t1"], "t1"],
+    (32, 32, 64),
+    (0, 0, 64),
+    n_heads=2,
+    d_state=8,
+    window=6,
+    target=2.0,
+    capacity=(1.0, (0.5,), None),
+)
 
 
 @pytest.mark.parametrize(
@@ -86,3 +94,20 @@ def test_a_run_with_split_positions_accumulates_and_evaluates(tmp_path):
     split = tiny.plain(tmp_path, mesh=Mesh(data=2, sequence=4), accumulate=2, **changes)
     params, _ = loop.train(split, tmp_path / "split")
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), *jax.device_get((params, whole)))
+
+
+def test_a_tpus_kernels_run_on_every_devices_part(tmp_path, monkeypatch):
+    """Lowered for TPUs, the kernels inside the program and no form of XLA's in their place."""
+    monkeypatch.setattr(dispatch, "_on_tpu", lambda: True)
+    backbone = hierarchy(["m1", ["T1"], "m1"], (128, 256), (0, 256), n_heads=2, d_state=128, target=4.0, capacity=2.0)
+    changes = dict(model=LanguageModel(256, backbone), length=1024, batch_size=8, precision="bfloat16", mesh=SPLIT)
+    run, m = tiny.run(tmp_path, **changes), make_mesh(SPLIT)
+    built = run.optimizer.build(run.steps)
+    init, shardings = make_init(run, built, m)
+    state = jax.eval_shape(init, jax.random.key(0))
+    arrays = {k: jax.ShapeDtypeStruct((8, 1024), v.dtype) for k, v in batch().items()}
+    traced = make_step(run, built, m, shardings).trace(state, arrays)
+    kernels = set(re.findall(r'kernel_name = "(\w+)"', traced.lower(lowering_platforms=("tpu",)).as_text()))
+    expected = {"linear_scan", "ssd", "causal_conv_silu", "gather", "spread"}
+    assert {k for name in expected for k in (name, name + "_gradient")} <= kernels
+    assert sum(k.startswith("splash") for k in kernels) == 3
