@@ -20,7 +20,7 @@ from lmlab.kernels.scan import linear_scan
 from lmlab.kernels.scan_tpu import linear_scan_tpu
 from lmlab.kernels.ssd import ssd
 from lmlab.kernels.ssd_tpu import ssd_tpu
-from lmlab.models.mamba2 import Mamba2
+from lmlab.models.stack import Stack
 
 AXES = ("data", "fsdp", "sequence", "tensor")
 POSITIONS = PartitionSpec(("data", "fsdp"), "sequence")
@@ -220,21 +220,17 @@ def moved(f, w, *arguments):
 
 
 def test_recurrences_gather_nothing():
-    """Of a Mamba-2 mixer and a linear scan: states, halos and weight gradients, less than one activation of a part."""
-    mixer, B, L = Mamba2(32, d_state=8, head_dim=16), 4, 1024
-    params = init_of(mixer)
+    """Of a Mamba-2 block and a linear scan: states, halos and weight gradients, less than one activation of a part."""
+    stack, B, L = Stack("m1", 32, d_state=8), 4, 1024
+    params = meta.unbox(stack.init(jax.random.key(0), jnp.zeros((1, 8, 32)), None, jnp.ones((1, 8), jnp.int32)))
     part = B * L // 8 * 32 * 4
-    of_mixer = moved(mixer.apply, params, random(B, L, 32), documents(L))
+    of_stack = moved(lambda w, x, ids: stack.apply(w, x, None, ids)[0], params, random(B, L, 32), documents(L))
     of_scan = moved(
         lambda w, a, b: dispatch.linear_scan(a, b * w), jnp.ones(32), jax.nn.sigmoid(random(B, L)), random(B, L, 32)
     )
-    for kinds in (of_mixer, of_scan):
+    for kinds in (of_stack, of_scan):
         assert {kind.split()[0] for kind in kinds} == {"collective-permute", "all-reduce"}, kinds
         assert sum(kinds.values()) < part + 4 * sum(v.size for v in jax.tree.leaves(params)), kinds
-
-
-def init_of(mixer):
-    return meta.unbox(mixer.init(jax.random.key(0), jnp.zeros((1, 8, 32)), jnp.ones((1, 8), jnp.int32)))
 
 
 def test_compaction_moves_compacted_arrays_only():
