@@ -32,7 +32,7 @@ _mesh = contextvars.ContextVar("mesh", default=None)
 
 @contextlib.contextmanager
 def compiled_for(mesh):
-    """What is traced inside runs on the devices of `mesh` (axes data, fsdp, sequence, tensor), which need not be here."""
+    """What is traced inside runs on the devices of `mesh` (axes data, fsdp, sequence, tensor); they need not be here."""
     token = _mesh.set(mesh)
     try:
         yield
@@ -148,7 +148,8 @@ def causal_conv_silu(x_BLC, w_KC, bias_C, segment_ids_BL=None, state_BKC=None):
 def shift_right(x_BL, fill):
     """x_{t-1} along axis 1, `fill` at t = 0."""
     if positions_are_split():
-        return _each_device(functools.partial(sequence.shift_right, fill=fill), (x_BL,), (_BY_POSITIONS,), _BY_POSITIONS)
+        kernel = functools.partial(sequence.shift_right, fill=fill)
+        return _each_device(kernel, (x_BL,), (_BY_POSITIONS,), _BY_POSITIONS)
     first = jnp.full_like(x_BL[:, :1], fill)
     return jax.lax.concatenate([first, x_BL[:, :-1]], dimension=1)
 

@@ -183,8 +183,8 @@ def gather(kernel, x_BLD, c):
 
 
 def spread(kernel, z_BCD, c, block=None):
-    """`lmlab.kernels.compaction.spread` by `kernel`, of all slots gathered. `block`: the kernel's gradient leaves blocks
-    of so many slots unwritten that lie before the first that it reads."""
+    """`lmlab.kernels.compaction.spread` by `kernel`, of all slots gathered. `block`: the kernel's gradient leaves
+    blocks of so many slots unwritten that lie before the first that it reads."""
     z_BCD = jax.lax.all_gather(z_BCD, SEQUENCE, axis=1, tiled=True)
     if block is not None:
         written_BC = jnp.arange(z_BCD.shape[1]) >= c.slot_BL[:, :1] // block * block

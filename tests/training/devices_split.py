@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lmlab.kernels import dispatch
+from lmlab.kernels.hlo import read
 from lmlab.models.build import hierarchy
 from lmlab.models.language_model import LanguageModel
 from lmlab.models.stack import Stack
@@ -111,3 +112,21 @@ def test_a_tpus_kernels_run_on_every_devices_part(tmp_path, monkeypatch):
     expected = {"linear_scan", "ssd", "causal_conv_silu", "gather", "spread"}
     assert {k for name in expected for k in (name, name + "_gradient")} <= kernels
     assert sum(k.startswith("splash") for k in kernels) == 3
+
+
+def test_a_mamba_step_gathers_nothing(tmp_path):
+    """States, halos and the gradients of weights, less than one activation of a device's part, and nothing else."""
+    rows, length, width = 8, 1024, 64
+    model = LanguageModel(256, Stack("m1", width, d_state=16))
+    changes = dict(model=model, optimizer=AdamW(1e-3), length=length, batch_size=rows, mesh=SPLIT)
+    run, m = tiny.run(tmp_path, **changes), make_mesh(SPLIT)
+    built = run.optimizer.build(run.steps)
+    init, shardings = make_init(run, built, m)
+    state = jax.eval_shape(init, jax.random.key(0))
+    arrays = {k: jax.ShapeDtypeStruct((rows, length), v.dtype) for k, v in batch().items()}
+    collectives = read(make_step(run, built, m, shardings).lower(state, arrays).compile().as_text()).collectives
+    assert {kind.split()[0] for kind in collectives} == {"collective-permute", "all-reduce"}, collectives
+    part = rows // 2 * length // 4 * width * 4
+    assert 0 < collectives["collective-permute f32"][1] < part, collectives
+    weights = 4 * sum(v.size for v in jax.tree.leaves(state.params))
+    assert collectives["all-reduce f32"][1] < 2.1 * weights, collectives  # over data and over sequence
