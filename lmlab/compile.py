@@ -8,6 +8,7 @@ None has been compared with a run on hardware.
 """
 
 import dataclasses
+import math
 import pathlib
 import re
 
@@ -94,13 +95,13 @@ def smaller(run, compiled):
     """
     chips, needed, limit = compiled.chips, compiled.argument_bytes, compiled.limit_bytes or 0
     if needed > limit / 2 and run.mesh.fsdp == 1:
-        free = chips // run.mesh.shape(chips)[2]
+        free = chips // math.prod(run.mesh.shape(chips)[2:])
         fsdp = next((n for n in range(2, free + 1) if free % n == 0 and needed / n < limit / 4), free)
         run = dataclasses.replace(run, mesh=dataclasses.replace(run.mesh, data=-1, fsdp=fsdp))
         return f"mesh.fsdp={fsdp}", run
     if not run.remat:
         return "remat=True", dataclasses.replace(run, remat=True)
-    rows = run.batch_size // (run.mesh.shape(compiled.chips)[0] * run.mesh.shape(compiled.chips)[1])
+    rows = run.batch_size // math.prod(run.mesh.shape(chips)[:2])
     following = [n for n in range(run.accumulate + 1, rows + 1) if rows % n == 0]
     if not following:
         return None
@@ -110,7 +111,9 @@ def smaller(run, compiled):
 
 def describe(run, compiled):
     """Lines for people."""
-    mesh = dict(zip(("data", "fsdp", "tensor"), run.mesh.shape(compiled.chips), strict=True))
+    from lmlab.training.sharding import AXES
+
+    mesh = dict(zip(AXES, run.mesh.shape(compiled.chips), strict=True))
     layout = ", ".join(f"{axis} {size}" for axis, size in mesh.items())
     yield f"{compiled.topology}, {compiled.chips} chips ({layout}); compiled in {compiled.seconds:.0f} s"
     if not compiled.fits:

@@ -24,7 +24,7 @@ def _start(model, mesh, params, prompt_BL, length_B, new, sampling):
     """State behind the first new token of each row: (tokens so far, token_B, done_B, cache)."""
     B, L = prompt_BL.shape
     valid_BL = jnp.arange(L) < length_B[:, None]
-    with compiled_for(mesh):
+    with compiled_for(mesh, whole_rows=True):
         logits_BLV, cache = model.apply(params, prompt_BL, valid_BL, model.init_cache(B, L + new), method="prefill")
     logits_BV = jnp.take_along_axis(logits_BLV, (length_B - 1)[:, None, None], axis=1)[:, 0]
     return 1, *_next_token(logits_BV, 0, jnp.zeros(B, bool), sampling), cache
@@ -42,7 +42,7 @@ def _advance(model, mesh, params, state, count, sampling):
 
     def step(carry):
         out_BN, (n, token_B, done_B, cache) = carry
-        with compiled_for(mesh):
+        with compiled_for(mesh, whole_rows=True):
             logits_BV, cache = model.apply(params, token_B, cache, ~done_B, method="step")
         token_B, done_B = _next_token(logits_BV, n, done_B, sampling)
         return out_BN.at[:, n - first].set(token_B), (n + 1, token_B, done_B, cache)

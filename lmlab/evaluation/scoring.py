@@ -21,7 +21,7 @@ class Scores(NamedTuple):
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _forward(model, mesh, params, batch):
-    with compiled_for(mesh):
+    with compiled_for(mesh, whole_rows=True):
         output = model.apply(params, batch["tokens"], batch["segment_ids"])
     nats_BL = softmax_cross_entropy(output.logits, batch["targets"]) * batch["weights"]
     return nats_BL, tuple(s.start_BL for s in output.stages), sum((s.overflow for s in output.stages), 0)

@@ -25,25 +25,32 @@ def _visible(q_position, k_position, q_segment, k_segment, window):
 
 def attention_reference(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL=None, window=None):
     """softmax(q k^T / sqrt(K)) v over the keys at or before each query, in its segment, within `window` keys
-    (itself included; None: all). [B, L, H, K] -> [B, L, H, K], softmax in float32."""
-    position = jnp.arange(q_BLHK.shape[1])
+    (itself included; None: all). [B, L, H, K] -> [B, L, H, K], softmax in float32.
+
+    Of more keys than queries, the queries are at the last positions; `segment_ids_BL` are the keys'.
+    """
+    position = jnp.arange(k_BLHK.shape[1])
+    first = k_BLHK.shape[1] - q_BLHK.shape[1]
     scores = jnp.einsum("blhk,bmhk->bhlm", q_BLHK, k_BLHK).astype(jnp.float32) * q_BLHK.shape[-1] ** -0.5
-    seen = _visible(position, position, segment_ids_BL, segment_ids_BL, window)
+    q_ids_BL = None if segment_ids_BL is None else segment_ids_BL[:, first:]
+    seen = _visible(position[first:], position, q_ids_BL, segment_ids_BL, window)
     p = jax.nn.softmax(jnp.where(seen[:, None], scores, MASKED), axis=-1)
     return jnp.einsum("bhlm,bmhk->blhk", p.astype(v_BLHK.dtype), v_BLHK)
 
 
-def _blocks(length, window):
-    """(query slice, key slice) of each block of queries: the keys that its mask can show."""
-    for start in range(0, length, BLOCK):
-        stop = min(start + BLOCK, length)
-        first = 0 if window is None else max(0, start - window + 1)
-        yield slice(start, stop), slice(first, stop)
+def _blocks(q, k, window):
+    """(query slice, key slice) of each block of queries: the keys that its mask can show. [.., positions, K]."""
+    before = k.shape[-2] - q.shape[-2]  # keys before the first query
+    for start in range(0, q.shape[-2], BLOCK):
+        stop = min(start + BLOCK, q.shape[-2])
+        first = 0 if window is None else max(0, before + start - window + 1)
+        yield slice(start, stop), slice(first, before + stop)
 
 
 def _block_mask(qs, ks, segment_ids_BL, window):
-    q_position, k_position = jnp.arange(qs.start, qs.stop), jnp.arange(ks.start, ks.stop)
-    segments = (None, None) if segment_ids_BL is None else (segment_ids_BL[:, qs], segment_ids_BL[:, ks])
+    at = slice(ks.stop - (qs.stop - qs.start), ks.stop)  # the queries among the keys
+    q_position, k_position = jnp.arange(at.start, at.stop), jnp.arange(ks.start, ks.stop)
+    segments = (None, None) if segment_ids_BL is None else (segment_ids_BL[:, at], segment_ids_BL[:, ks])
     return _visible(q_position, k_position, *segments, window)[:, None]
 
 
@@ -58,7 +65,7 @@ def _blocked_fwd(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window):
     scale = q_BLHK.shape[-1] ** -0.5
     q, k, v = [jnp.swapaxes(x, 1, 2) for x in (q_BLHK * scale, k_BLHK, v_BLHK)]
     outputs, lses = [], []
-    for qs, ks in _blocks(q.shape[2], window):
+    for qs, ks in _blocks(q, k, window):
         s = jnp.einsum("bhqk,bhmk->bhqm", q[:, :, qs], k[:, :, ks], preferred_element_type=jnp.float32)
         s = jnp.where(_block_mask(qs, ks, segment_ids_BL, window), s, MASKED)
         top = jnp.max(s, axis=-1, keepdims=True)
@@ -75,7 +82,7 @@ def _blocked_bwd(window, residuals, g_BLHK):
     g = jnp.swapaxes(g_BLHK, 1, 2)
     delta = jnp.sum((g * o).astype(jnp.float32), axis=-1, keepdims=True)
     dq, dk, dv = [], *[jnp.zeros_like(jnp.swapaxes(x, 2, 3), jnp.float32) for x in (k, v)]
-    for (qs, ks), lse in zip(_blocks(q.shape[2], window), lses, strict=True):
+    for (qs, ks), lse in zip(_blocks(q, k, window), lses, strict=True):
         s = jnp.einsum("bhqk,bhmk->bhqm", q[:, :, qs], k[:, :, ks], preferred_element_type=jnp.float32)
         p = jnp.exp(jnp.where(_block_mask(qs, ks, segment_ids_BL, window), s, MASKED) - lse)
         dp = jnp.einsum("bhqk,bhmk->bhqm", g[:, :, qs], v[:, :, ks], preferred_element_type=jnp.float32)
@@ -96,11 +103,12 @@ def splash_attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window, interpret=F
     """`attention_reference` by JAX's splash attention for TPUs, on rows padded to a multiple of its block."""
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-    B, L, H, K = q_BLHK.shape
+    (B, L, H, K), M = q_BLHK.shape, k_BLHK.shape[1]
     block = min(SPLASH_BLOCK, -(-L // 128) * 128)
-    pad = -L % block
-    shape = (L + pad, L + pad)
-    mask = splash.CausalMask(shape) if window is None else splash.LocalMask(shape, (window - 1, 0), 0)
+    # Of more keys than queries, the queries are the last: padding goes before both. Else behind, as free to drop.
+    shape = (L + -L % block, M + -M % block)
+    last = shape[1] - shape[0]
+    mask = splash.CausalMask(shape, last) if window is None else splash.LocalMask(shape, (window - 1, 0), last)
     sizes = splash.BlockSizes(**dict.fromkeys(
         ["block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute", "block_q_dq",
          "block_kv_dq"],
@@ -109,13 +117,16 @@ def splash_attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window, interpret=F
     kernel = splash.make_splash_mha_single_device(
         splash.MultiHeadMask([mask] * H), block_sizes=sizes, interpret=interpret
     )
-    ids_BL = jnp.zeros((B, L), jnp.int32) if segment_ids_BL is None else segment_ids_BL
-    ids_BL = jnp.pad(ids_BL, ((0, 0), (0, pad)), constant_values=-1)
-    q, k, v = (
-        jnp.swapaxes(jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))), 1, 2) for x in (q_BLHK * K**-0.5, k_BLHK, v_BLHK)
-    )
-    o_BHLK = jax.vmap(kernel)(q, k, v, splash.SegmentIds(ids_BL, ids_BL))
-    return jnp.swapaxes(o_BHLK, 1, 2)[:, :L]
+
+    def padded(v, fill=0):
+        pad = -v.shape[1] % block
+        return jnp.pad(v, ((0, 0), (pad, 0) if M > L else (0, pad)) + ((0, 0),) * (v.ndim - 2), constant_values=fill)
+
+    ids_BM = jnp.zeros((B, M), jnp.int32) if segment_ids_BL is None else segment_ids_BL
+    ids = splash.SegmentIds(padded(ids_BM[:, M - L :], -1), padded(ids_BM, -1))
+    q, k, v = (jnp.swapaxes(padded(x), 1, 2) for x in (q_BLHK * K**-0.5, k_BLHK, v_BLHK))
+    o_BLHK = jnp.swapaxes(jax.vmap(kernel)(q, k, v, ids), 1, 2)
+    return o_BLHK[:, -L:] if M > L else o_BLHK[:, :L]
 
 
 def attention_step(q_BHK, k_ZNQK, v_ZNQK, filled_B, row_N=None):

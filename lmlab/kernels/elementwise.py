@@ -7,6 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lmlab.kernels.dispatch import positions_are_split
+
+
+def _merged(x):
+    """[..., D] -> [N, D], unless that would merge axes that are split over devices."""
+    return x if positions_are_split() else x.reshape(-1, x.shape[-1])
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +47,9 @@ def _value(w):
 
 
 def weight_gradient(x, g):
-    """x^T g, [N, D], [N, F] -> [D, F], accumulated in float32 whatever the operands."""
-    return jax.lax.dot_general(x, g, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    """x^T g, [..., D], [..., F] -> [D, F], accumulated in float32 whatever the operands."""
+    all_but_last = tuple(range(x.ndim - 1))
+    return jax.lax.dot_general(x, g, ((all_but_last, all_but_last), ((), ())), preferred_element_type=jnp.float32)
 
 
 def linear(x, w):
@@ -57,13 +65,13 @@ def _linear(x, w):
 
 
 def _linear_fwd(x, w):
-    return (x.reshape(-1, x.shape[-1]) @ w.astype(x.dtype)).reshape(*x.shape[:-1], w.shape[-1]), (x, w)
+    return (_merged(x) @ w.astype(x.dtype)).reshape(*x.shape[:-1], w.shape[-1]), (x, w)
 
 
 def _linear_bwd(residuals, g):
     x, w = residuals
-    g2 = g.reshape(-1, g.shape[-1])
-    dw = weight_gradient(x.reshape(-1, x.shape[-1]), g2)
+    g2 = _merged(g)
+    dw = weight_gradient(_merged(x), g2)
     return (g2 @ w.astype(x.dtype).T).reshape(x.shape), dw.astype(w.dtype)
 
 
@@ -103,7 +111,7 @@ def _swiglu_fwd(x, given_wi, given_wo):
 def _swiglu_bwd(residuals, g):
     x, up, gate, given_wi, given_wo = residuals
     wi, wo = given_wi.astype(x.dtype), given_wo.astype(x.dtype)
-    x, up, gate, g = (v.reshape(-1, v.shape[-1]) for v in (x, up, gate, g))
+    x, up, gate, g = (_merged(v) for v in (x, up, gate, g))
     s = jax.nn.sigmoid(gate)
     silu, dh = gate * s, g @ wo.T
     # XLA's CPU back end transposes one operand of each weight gradient, and would fuse what makes the operand
@@ -163,7 +171,7 @@ def _embed_fwd(dtype, table_VD, tokens_BL):
 def _embed_bwd(dtype, residuals, g_BLD):
     tokens_BL, table_VD = residuals
     V, D = table_VD.shape
-    tokens, g = tokens_BL.reshape(-1), g_BLD.reshape(-1, D)
+    tokens, g = (tokens_BL, g_BLD) if positions_are_split() else (tokens_BL.reshape(-1), g_BLD.reshape(-1, D))
     if V <= 1024:
         onehot = jax.nn.one_hot(tokens, V, dtype=g.dtype)
         return weight_gradient(onehot, g).astype(table_VD.dtype), None

@@ -143,9 +143,3 @@ def _write(cache_ZNQK, new, row, slot):
     Z, _, Q, _ = cache_ZNQK.shape
     block = jnp.where(slot < 0, Z, slot // Q)
     return cache_ZNQK.at[block, row, slot % Q].set(new.astype(cache_ZNQK.dtype), mode="drop")
-
-
-def shift_right(x, fill):
-    """x_{t-1} along axis 1, `fill` at t = 0."""
-    first = jnp.full_like(x[:, :1], fill)
-    return jax.lax.concatenate([first, x[:, :-1]], dimension=1)

@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lmlab.kernels.dispatch import shift_right
 from lmlab.kernels.elementwise import linear
-from lmlab.models.attention import shift_right
 from lmlab.models.layers import normal, parameter
 
 

@@ -11,8 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lmlab.kernels.compaction import compact
-from lmlab.kernels.dispatch import gather
+from lmlab.kernels.dispatch import compact, gather, slot_unit, spread
 from lmlab.models.cache import put, take
 from lmlab.models.layers import parameter
 
@@ -75,8 +74,8 @@ class Hierarchy(nn.Module):
         if self.capacity is None:
             return (length,)
         factors = self.capacity if isinstance(self.capacity, tuple) else (self.capacity,)
-        chunks = (nominal or length) / self.chunker.positions_per_chunk
-        counts = [min(length, -(-math.ceil(chunks * factor) // 8) * 8) for factor in factors]
+        chunks, unit = (nominal or length) / self.chunker.positions_per_chunk, slot_unit()
+        counts = [min(length, -(-math.ceil(chunks * factor) // unit) * unit) for factor in factors]
         return tuple(sorted({*counts, length} if isinstance(self.capacity, tuple) else counts))
 
     def _through_chunks(self, slots, nominal, h_BLD, tokens_BL, segment_ids_BL, routing):
@@ -87,10 +86,7 @@ class Hierarchy(nn.Module):
             self._widen(self.pool(h_BLD, c, segment_ids_BL)), gather(tokens_BL, c), segment_ids_BC, nominal
         )
         y_BLD = self.unpool(z_BCE[..., : self.d_model], h_BLD, routing, c, segment_ids_BL)
-        slot_BL = jnp.minimum(c.slot_BL, slots - 1)
-        outward = tuple(
-            s._replace(start_BL=jnp.take_along_axis(s.start_BL, slot_BL, axis=1) & c.kept_BL) for s in inner
-        )
+        outward = tuple(s._replace(start_BL=spread(s.start_BL, c) & c.kept_BL) for s in inner)
         return y_BLD, outward, jnp.sum(c.overflow_B), jnp.asarray(slots * len(h_BLD), jnp.int32)
 
     def __call__(self, x_BLD, tokens_BL, segment_ids_BL, nominal=None, start_BL=None):

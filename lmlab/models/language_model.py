@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen import meta
 
+from lmlab.kernels.dispatch import by_positions
 from lmlab.kernels.elementwise import embed, linear
 from lmlab.models.layers import normal, parameter
 
@@ -48,7 +49,8 @@ class LanguageModel(nn.Module):
         """`segment_ids_BL` numbers the documents packed in a row from 1, 0 is padding; None: one document a row."""
         if segment_ids_BL is None:
             segment_ids_BL = jnp.ones_like(tokens_BL)
-        y_BLD, stages = self.backbone(self.embed_tokens(tokens_BL), tokens_BL, segment_ids_BL)
+        x_BLD = by_positions(self.embed_tokens(tokens_BL))
+        y_BLD, stages = self.backbone(x_BLD, tokens_BL, segment_ids_BL)
         return Output(self._logits(y_BLD), stages)
 
     @nn.nowrap

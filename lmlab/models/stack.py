@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from lmlab.errors import UserError
-from lmlab.kernels.dispatch import by_rows
+from lmlab.kernels.dispatch import by_positions
 from lmlab.models.attention import Attention
 from lmlab.models.layers import RMSNorm, SwiGLU
 from lmlab.models.mamba2 import Mamba2
@@ -46,7 +46,7 @@ class Block(nn.Module):
 
     def __call__(self, x_BLD, segment_ids_BL):
         """[B, L, D] -> [B, L, D]."""
-        return self._residual(x_BLD, self.mixer(self.norm1(x_BLD), segment_ids_BL))
+        return by_positions(self._residual(x_BLD, self.mixer(self.norm1(x_BLD), segment_ids_BL)))
 
     def prefill(self, x_BLD, valid_BL, cache):
         """Forward over right-padded prompts, with the cache after each."""
@@ -96,9 +96,9 @@ class Stack(nn.Module):
 
     def __call__(self, x_BLD, tokens_BL, segment_ids_BL, nominal=None, start_BL=None):
         """Returns (y_BLD, stages); a stack has no stages."""
-        x_BLD = by_rows(x_BLD.astype(jnp.float32))
+        x_BLD = by_positions(x_BLD.astype(jnp.float32))
         for layer in self.layers:
-            x_BLD = by_rows(layer(x_BLD, segment_ids_BL))
+            x_BLD = layer(x_BLD, segment_ids_BL)
         return self.norm(x_BLD), ()
 
     @nn.nowrap

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lmlab.kernels.dispatch import gather, linear_scan, spread
+from lmlab.kernels.dispatch import gather, linear_scan, shift_right, spread
 from lmlab.models.layers import parameter
 
 P_MIN = 1e-4  # of a chunk's probability in the smoothing, as in the released code
@@ -29,7 +29,7 @@ def to_positions(z_BCD, c, segment_ids_BL):
     z_BLD = spread(z_BCD, c)
     if c.index_BC.shape[1] == segment_ids_BL.shape[1]:  # a slot for every position: nothing overflows
         return z_BLD
-    own_BL = jnp.take_along_axis(gather(segment_ids_BL, c), c.slot_BL, axis=1) == segment_ids_BL
+    own_BL = spread(gather(segment_ids_BL, c), c) == segment_ids_BL
     return jnp.where(own_BL[..., None], z_BLD, 0)
 
 
@@ -76,7 +76,7 @@ class Smooth(nn.Module):
         """[B, C, D], [B, L, D] -> [B, L, D] float32. The average starts anew in every segment."""
         p_BC = jnp.clip(gather(routing.probability_BL, c), P_MIN, 1 - P_MIN)
         segment_ids_BC = gather(segment_ids_BL, c)
-        first_BC = segment_ids_BC != jnp.pad(segment_ids_BC, ((0, 0), (1, 0)))[:, :-1]
+        first_BC = segment_ids_BC != shift_right(segment_ids_BC, 0)
         z_BCD = z_BCD.astype(jnp.float32)
         zbar_BCD = linear_scan(jnp.where(first_BC, 0.0, 1 - p_BC), p_BC[..., None] * z_BCD)
         confidence_BL = self.confidence(routing.probability_BL)

@@ -18,7 +18,7 @@ from lmlab.training.directory import check, claimed, mark, pin, shared
 from lmlab.training.goodput import Times, goodput
 from lmlab.training.precision import compute_copy
 from lmlab.training.profile import Profile, check_steps, say
-from lmlab.training.sharding import batch_sharding, check_rows, local_rows, make_mesh, place, place_whole
+from lmlab.training.sharding import batch_sharding, check_rows, local_rows, make_mesh, place, place_whole, row_sharding
 from lmlab.training.signals import StopSignal
 from lmlab.training.spikes import Refused
 from lmlab.training.step import make_init, make_step
@@ -58,7 +58,7 @@ def train(run, directory, on_metrics=lambda step, values: None, profile=None):
             stop.check()
 
         data = Data(
-            baked, run.length, run.batch_size, lambda b: place_whole(b, batch_sharding(mesh)), between_batches
+            baked, run.length, run.batch_size, lambda b: place_whole(b, row_sharding(mesh)), between_batches
         )
         try:
             params = _train(run, directory, data, mesh, stop, watch, clock, on_metrics, profile)

@@ -8,29 +8,30 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lmlab.errors import UserError
-from lmlab.kernels.dispatch import HEADS, ROWS
+from lmlab.kernels.dispatch import HEADS, ROWS, SEQUENCE
 from lmlab.training.processes import all_devices
 
-AXES = (*ROWS, HEADS)
+AXES = (*ROWS, SEQUENCE, HEADS)
 RULES = (("embed", "fsdp"), ("vocab", HEADS), ("heads", HEADS), ("inner", HEADS))
 
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """Devices along each axis; -1 takes what the others leave. The batch is split over data x fsdp."""
+    """Devices along each axis; -1 takes what the others leave. A batch's rows are split over data x fsdp, their
+    positions over sequence."""
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    sequence: int = 1
 
     def shape(self, devices):
-        """Sizes of the three axes for `devices` devices."""
-        sizes = [self.data, self.fsdp, self.tensor]
+        """Sizes of `AXES` for `devices` devices."""
+        sizes = [getattr(self, axis) for axis in AXES]
         known = int(np.prod([s for s in sizes if s != -1]))
         if sizes.count(-1) > 1 or known < 1 or devices % known or (-1 not in sizes and known != devices):
-            raise UserError(
-                f"A mesh of data={self.data}, fsdp={self.fsdp}, tensor={self.tensor} does not divide {devices} devices."
-            )
+            axes = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+            raise UserError(f"A mesh of {axes} does not divide {devices} devices.")
         return tuple(devices // known if s == -1 else s for s in sizes)
 
 
@@ -42,15 +43,22 @@ def make_mesh(mesh, devices=None):
 
 
 def check_rows(run, mesh):
-    """UserError unless `run`'s batch divides over the mesh and into its microbatches."""
+    """UserError unless `run`'s batch divides over the mesh, rows and positions, and into its microbatches."""
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
     if run.batch_size % (devices * run.accumulate):
         parts = f" in {run.accumulate} microbatches" if run.accumulate > 1 else ""
         raise UserError(f"A batch of {run.batch_size} rows does not divide over {devices} devices{parts}.")
+    if run.length % mesh.shape[SEQUENCE]:
+        raise UserError(f"Rows of {run.length} positions do not divide over sequence={mesh.shape[SEQUENCE]} devices.")
 
 
 def batch_sharding(mesh):
-    """Rows split over data and fsdp."""
+    """Of a training batch: rows split over data and fsdp, positions over sequence."""
+    return NamedSharding(mesh, PartitionSpec(ROWS, SEQUENCE))
+
+
+def row_sharding(mesh):
+    """Rows split over data and fsdp, each whole."""
     return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
@@ -79,15 +87,18 @@ def parameter_shardings(abstract, mesh):
 
 def local_rows(sharding, batch_size):
     """Numbers of the rows of a batch that the devices of this process hold, ascending."""
-    parts = sharding.addressable_devices_indices_map((batch_size,)).values()
+    parts = row_sharding(sharding.mesh).addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([np.arange(batch_size)[rows] for rows in parts]))
 
 
 def place(batch, sharding):
-    """This process's rows of a batch to a global array."""
+    """This process's rows of a batch, whole, to a global array."""
     if jax.process_count() == 1:
         return jax.device_put(batch, sharding)
-    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+    parts = sharding.mesh.shape["data"] * sharding.mesh.shape["fsdp"]
+    rows = len(batch["tokens"]) * parts // len(local_rows(sharding, parts))
+    shape = (rows, *batch["tokens"].shape[1:])
+    return {k: jax.make_array_from_process_local_data(sharding, v, shape) for k, v in batch.items()}
 
 
 def place_whole(batch, sharding):

@@ -10,7 +10,7 @@ import optax
 from flax.linen import meta
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lmlab.kernels.dispatch import ROWS, compiled_for
+from lmlab.kernels.dispatch import ROWS, SEQUENCE, compiled_for
 from lmlab.models.hierarchy import rematerialised
 from lmlab.models.language_model import abstract_init
 from lmlab.training.optimizers import part_of
@@ -79,7 +79,7 @@ def make_step(run, optimizer, mesh, shardings):
     def microbatches(v):
         """[B, ..] -> [accumulate, B / accumulate, ..], of every device's own rows."""
         parts = jnp.swapaxes(v.reshape(rows, run.accumulate, -1, *v.shape[1:]), 0, 1)
-        return jax.lax.with_sharding_constraint(parts, NamedSharding(mesh, PartitionSpec(None, ROWS)))
+        return jax.lax.with_sharding_constraint(parts, NamedSharding(mesh, PartitionSpec(None, ROWS, None, SEQUENCE)))
 
     def accumulated(params, batch, key):
         def add(sums, i_part):

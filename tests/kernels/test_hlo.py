@@ -114,6 +114,8 @@ def test_collectives_are_counted_by_kind():
 ENTRY %main (x: f32[8,128]) -> f32[8,128] {
   %x = f32[8,128]{1,0:T(8,128)} parameter(0)
   %sum = (f32[8,128]{1,0:T(8,128)}, bf16[16,128]{1,0}) all-reduce(%x, %x), replica_groups={}
+  %alone = f32[8,128]{1,0:T(8,128)} all-reduce(%x), replica_groups={{0},{1}}
+  %apart = f32[8,128]{1,0:T(8,128)} all-reduce(%x), replica_groups=[4,1]<=[4]
   %both = (f32[8,128]{1,0:T(8,128)}, f32[8,128]{1,0:T(8,128)}, f32[8,128]{1,0:T(8,128)}) all-reduce-start(%x, %x, %x)
   %alone = f32[8,128]{1,0:T(8,128)} all-reduce(%x), replica_groups={{0},{1}}, to_apply=%add
   %start = (f32[8,128]{1,0:T(8,128)}, f32[32,128]{1,0:T(8,128)}) all-gather-start(%x), dimensions={0}

@@ -1,13 +1,17 @@
 """Many devices equal one; meshes that do not fit are refused."""
 
 import os
+import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from lmlab.errors import UserError
-from lmlab.training.sharding import Mesh
+from lmlab.training.sharding import Mesh, check_rows, make_mesh
+from tests import eight_devices
+from tests.training import tiny
 
 CODE = """
 import dataclasses, pathlib, sys
@@ -39,7 +43,7 @@ for devices, mesh in ((1, Mesh()), (8, Mesh()), (8, Mesh(data=2, fsdp=4)), (8, M
         state, metrics = step(state, place(batch, batch_sharding(m)))
     results.append((jax.device_get(state.params), jax.device_get(metrics)))
     kernel = state.params["params"]["backbone"]["inner"]["layers_0"]["mlp"]["wi"]
-    assert len({str(s.index) for s in kernel.addressable_shards}) == mesh.shape(devices)[1] * mesh.shape(devices)[2]
+    assert len({str(s.index) for s in kernel.addressable_shards}) == mesh.shape(devices)[1] * mesh.shape(devices)[3]
 for params, metrics in results[1:]:
     np.testing.assert_allclose(metrics["loss"], results[0][1]["loss"], rtol=1e-5)
     for name in ("stage0/starts", "stage0/slots", "stage0/overflow"):
@@ -57,12 +61,27 @@ def test_eight_devices_equal_one(tmp_path):
     assert done.stdout.strip().endswith("equal"), done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("mesh", [Mesh(data=3), Mesh(fsdp=3), Mesh(data=-1, fsdp=-1), Mesh(data=0)])
+def test_eight_devices_that_split_positions_equal_one():
+    """What they hold is in devices_split.py."""
+    eight_devices.run(pathlib.Path(__file__).with_name("devices_split.py"))
+
+
+@pytest.mark.parametrize("mesh", [Mesh(data=3), Mesh(fsdp=3), Mesh(data=-1, fsdp=-1), Mesh(data=0), Mesh(sequence=5)])
 def test_meshes_that_do_not_fit(mesh):
     with pytest.raises(UserError, match="does not divide 8 devices"):
         mesh.shape(8)
 
 
 def test_shapes():
-    assert Mesh().shape(8) == (8, 1, 1)
-    assert Mesh(data=-1, fsdp=2, tensor=2).shape(8) == (2, 2, 2)
+    assert Mesh().shape(8) == (8, 1, 1, 1)
+    assert Mesh(data=-1, fsdp=2, tensor=2).shape(8) == (2, 2, 1, 2)
+    assert Mesh(data=2, sequence=-1).shape(8) == (2, 1, 4, 1)
+
+
+def test_rows_whose_positions_do_not_divide_are_refused(tmp_path):
+    four = make_mesh(Mesh(data=2, sequence=4), [jax.devices()[0]] * 8)
+    check_rows(tiny.run(tmp_path, length=64), four)
+    with pytest.raises(UserError, match="^Rows of 66 positions do not divide over sequence=4 devices.$"):
+        check_rows(tiny.run(tmp_path, length=66), four)
+    with pytest.raises(UserError, match="9 rows does not divide over 2 devices"):
+        check_rows(tiny.run(tmp_path, batch_size=9), four)
