@@ -235,4 +235,4 @@ def test_compaction_moves_compacted_arrays_only():
 
     start = jnp.asarray(np.random.default_rng(0).random((B, L)) < 0.1)
     kinds = moved(f, jnp.ones(D), random(B, L, D), start)
-    assert sum(kinds.values()) < 4 * B * C * D * 4, kinds  # a gather and a scatter of them each way
+    assert sum(kinds.values()) < 4.1 * B * C * D * 4, kinds  # with counts; a gather and a scatter of them each way
