@@ -4,9 +4,11 @@ m = Mamba-2, M = Mamba-2 + SwiGLU, t = attention, T = attention + SwiGLU; the nu
 (H-Net, arXiv 2507.07955; strings as in its released configurations).
 """
 
+import itertools
 import re
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from lmlab.errors import UserError
@@ -14,6 +16,8 @@ from lmlab.kernels.dispatch import by_positions
 from lmlab.models.attention import Attention
 from lmlab.models.layers import RMSNorm, SwiGLU
 from lmlab.models.mamba2 import Mamba2
+
+SCANNED = 6  # equal blocks in a row from which on they are compiled once
 
 
 def parse_layout(layout):
@@ -62,9 +66,9 @@ class Block(nn.Module):
 class Stack(nn.Module):
     """Blocks in sequence and a final RMSNorm: [B, L, D] -> [B, L, D], float32 residual stream.
 
-    This is the interface of every encoder, decoder and innermost network of a hierarchy. They are told more than a stack
-    looks at: the tokens; `nominal`, see `Hierarchy.slots`; and, as decoders, `start_BL`, where the chunks around them
-    start.
+    This is the interface of every encoder, decoder and innermost network of a hierarchy. They are told more than a
+    stack looks at: the tokens; `nominal`, see `Hierarchy.slots`; and, as decoders, `start_BL`, where the chunks around
+    them start.
 
     `depth` is the number of residual additions from the outside of the model down to this stack; output
     projections start at N(0, 0.02^2 / depth). None: the stack's own height.
@@ -81,14 +85,14 @@ class Stack(nn.Module):
     remat: bool = False
 
     @nn.nowrap
-    def _block(self, letter):
+    def _block(self, letter, **fields):
         out_std = 0.02 / (self.depth or height(self.layout)) ** 0.5
         if letter in "tT":
             mixer = Attention(self.d_model, self.n_heads, self.rotary_dim, self.window, out_std, parent=None)
         else:
             mixer = Mamba2(self.d_model, d_state=self.d_state, out_std=out_std, parent=None)
         mlp = SwiGLU(self.d_model, self.d_ff, out_std, parent=None) if letter.isupper() else None
-        return (nn.remat(Block) if self.remat else Block)(self.d_model, mixer, mlp)
+        return (nn.remat(Block) if self.remat else Block)(self.d_model, mixer, mlp, **fields)
 
     def setup(self):
         self.layers = [self._block(letter) for letter in parse_layout(self.layout)]
@@ -97,9 +101,22 @@ class Stack(nn.Module):
     def __call__(self, x_BLD, tokens_BL, segment_ids_BL, nominal=None, start_BL=None):
         """Returns (y_BLD, stages); a stack has no stages."""
         x_BLD = by_positions(x_BLD.astype(jnp.float32))
-        for layer in self.layers:
-            x_BLD = layer(x_BLD, segment_ids_BL)
+        rest = iter(self.layers)
+        for letter, alike in itertools.groupby(parse_layout(self.layout)):
+            layers = [next(rest) for _ in alike]
+            if len(layers) < SCANNED or self.is_initializing():
+                for layer in layers:
+                    x_BLD = layer(x_BLD, segment_ids_BL)
+            else:
+                x_BLD = self._scanned(letter, layers, x_BLD, segment_ids_BL)
         return self.norm(x_BLD), ()
+
+    def _scanned(self, letter, layers, x_BLD, segment_ids_BL):
+        """Equal blocks in a row, compiled once: a step of 28 blocks compiles as fast as one of a few. It costs a copy
+        of their weights, one behind the other."""
+        block = self._block(letter, parent=None)
+        weights = jax.tree.map(lambda *w: jnp.stack(w), *[layer.variables for layer in layers])
+        return jax.lax.scan(lambda x, w: (block.apply(w, x, segment_ids_BL), None), x_BLD, weights)[0]
 
     @nn.nowrap
     def init_cache(self, batch, length):
