@@ -93,13 +93,13 @@ class Smooth(nn.Module):
         last_BD = P_B * jnp.where(start_B[:, None], z_BD, 0.0) + (1 - P_B) * last_BD
         return last_BD + self.residual(h_BD), last_BD
 
-    def last(self, z_BCD, routing, c, valid_BC):
+    def last(self, z_BCD, routing, c, valid_BL):
         """zbar of each row's last chunk, for a cache behind right-padded prompts."""
-        p_BC = jnp.clip(gather(routing.probability_BL, c), P_MIN, 1 - P_MIN) * valid_BC
+        p_BC = jnp.clip(gather(routing.probability_BL, c), P_MIN, 1 - P_MIN) * c.valid_BC
         return linear_scan(1 - p_BC, p_BC[..., None] * z_BCD.astype(jnp.float32))[:, -1]
 
     @nn.nowrap
-    def flops(self):
+    def flops(self, positions_per_chunk):
         """Per position."""
         return 2 * self.d_model**2
 
@@ -135,12 +135,12 @@ class Repeat(nn.Module):
         last_BD = jnp.where(start_B[:, None], z_BD, last_BD)
         return last_BD + self.residual(h_BD), last_BD
 
-    def last(self, z_BCD, routing, c, valid_BC):
+    def last(self, z_BCD, routing, c, valid_BL):
         """Each row's last chunk."""
-        return _last_chunk(z_BCD, valid_BC)
+        return _last_chunk(z_BCD, c.valid_BC)
 
     @nn.nowrap
-    def flops(self):
+    def flops(self, positions_per_chunk):
         """Per position."""
         return 2 * self.d_model**2
 
@@ -169,11 +169,11 @@ class AddAtStarts(nn.Module):
         """One position; returns (y_BD, last_BD)."""
         return h_BD + jnp.where(start_B[:, None], z_BD, 0.0), last_BD
 
-    def last(self, z_BCD, routing, c, valid_BC):
+    def last(self, z_BCD, routing, c, valid_BL):
         """Each row's last chunk (never read again)."""
-        return _last_chunk(z_BCD, valid_BC)
+        return _last_chunk(z_BCD, c.valid_BC)
 
     @nn.nowrap
-    def flops(self):
+    def flops(self, positions_per_chunk):
         """One addition per position."""
         return self.d_model
