@@ -34,7 +34,7 @@ class Setup:
             optimizer=AdamW(self.learning_rate, WSD(0.1, 0.2), stage_multipliers=multipliers),
             steps=steps,
             batch_size=self.batch_bytes // self.length,
-            length=self.tokens if isinstance(tokenizer, BPE) else self.length,
+            length=self.tokens if isinstance(tokenizer, BPE) else round(self.length / tokenizer.bytes_per_token),
             evaluators=(BitsPerByte("test"), Robustness("test", self.robustness_bytes)),
             evaluate_every=steps // 4,
             checkpoint_every=steps // 4,

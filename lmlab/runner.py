@@ -140,6 +140,8 @@ def stream_text(model, params, tokenizer, prompt, new=200, temperature=0.8, top_
 
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     ids = np.concatenate([[tokenizer.bos], tokenizer.encode(bytes(prompt))])
+    while not tokenizer.token_bytes(int(ids[-1])):  # the end of a word, which the prompt may break off
+        ids = ids[:-1]
     new_tokens = max(1, round(new / tokenizer.bytes_per_token))
     yield decoder.decode(bytes(prompt))
     for tokens in stream(model, params, ids, new_tokens, tokenizer.eos, jax.random.key(seed), temperature, top_p):

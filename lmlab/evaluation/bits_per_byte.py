@@ -8,7 +8,7 @@ import numpy as np
 
 from lmlab.data.bake import stream_of
 from lmlab.data.batches import Windows, evaluation_batches
-from lmlab.evaluation.chunks import ChunkStatistics
+from lmlab.evaluation.chunks import ChunkStatistics, at_bytes
 from lmlab.evaluation.perturbations import PERTURBATIONS, perturb
 from lmlab.evaluation.scoring import score
 
@@ -55,11 +55,11 @@ class BitsPerByte:
         """{"bpb", "bytes_per_token", "bytes_per_chunk" of the innermost chunks (or of the tokens),
         "stage<s>/bytes_per_chunk", and of byte models `ChunkStatistics`}."""
         windows, statistics = data.windows(self.split), ChunkStatistics()
-        reads_bytes = data.baked.tokenizer.bytes_per_token == 1
+        lengths = data.baked.tokenizer.token_lengths()
 
         def see(batch, scores):
-            if reads_bytes:
-                statistics.add(batch, scores.starts)
+            if lengths.max() == 1:
+                statistics.add(*at_bytes(batch, scores.starts, lengths))
 
         bpb, source_bytes, starts = bits_per_byte(model, params, windows, data, see)
         chunks = {f"stage{s}/bytes_per_chunk": source_bytes / max(1, int(n)) for s, n in enumerate(starts)}

@@ -20,6 +20,8 @@ from tests.training import tiny
 
 UNMATCHED = {  # the papers' own layouts, which are not matched in FLOPs per byte as they are counted here
     ("hnet_chinese", "hnet_2stage", "paper"),
+    *(("hat", arm, "paper") for arm in ("hat_space", "hat_8_bytes")),
+    *(("ebyte", arm, "paper") for arm in ("bpe_transformer", "ebyte")),
     *(("hnet_dna", arm, "paper") for arm in ("transformer", "hnet_transformer", "hnet_mamba2")),
 }
 GOLDEN = pathlib.Path(__file__).parent / "golden"

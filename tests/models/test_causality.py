@@ -29,10 +29,13 @@ def model_of(path):
 
 
 def text(model, shape, seed=0):
-    """Bytes with white space among them, so that every chunker has something to find."""
+    """Bytes with white space among them, and ends of words for models of words, so that every chunker has something to
+    find."""
     rng = np.random.default_rng(seed)
     letters = rng.integers(97, 123, shape)
-    return np.where(rng.random(shape) < 0.2, 32, letters).astype(np.int32) % model.vocab_size
+    symbols = rng.integers(min(256, model.vocab_size - 1), model.vocab_size, shape)
+    tokens = np.where(rng.random(shape) < 0.2, 32, letters)
+    return np.where(rng.random(shape) < 0.1, symbols, tokens).astype(np.int32) % model.vocab_size
 
 
 @pytest.mark.parametrize("path", ARMS)
