@@ -32,9 +32,6 @@ class Stage(NamedTuple):
 class Hierarchy(nn.Module):
     """[B, L, D] -> [B, L, D] through chunks.
 
-    The pool's `d_model` is the width of what it gives, the unpool's of what it reads; an inner network that is wider
-    has further channels behind these.
-
     `capacity` is the number of chunk slots as a multiple of the nominal number, bytes / `positions_per_chunk` of this
     stage and of those outside.
     One number: fixed. A start without a slot joins the chunk before it and is counted in `Stage.overflow`.
@@ -201,7 +198,7 @@ class Hierarchy(nn.Module):
         """
         ratio, deeper = (ratios[0], ratios[1:]) if ratios else (self.chunker.positions_per_chunk, ())
         parts = {f"encoder/{k}": v for k, v in self.encoder.flops(length).items()}
-        parts["chunking"] = self.chunker.flops() + self.pool.flops(ratio) + self.unpool.flops(ratio)
+        parts["chunking"] = self.chunker.flops() + self.pool.flops(ratio) + self.unpool.flops()
         parts |= {f"inner/{k}": v / ratio for k, v in self.inner.flops(length / ratio, deeper).items()}
         parts |= {f"decoder/{k}": v for k, v in self.decoder.flops(length).items()}
         return parts

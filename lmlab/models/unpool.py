@@ -99,7 +99,7 @@ class Smooth(nn.Module):
         return linear_scan(1 - p_BC, p_BC[..., None] * z_BCD.astype(jnp.float32))[:, -1]
 
     @nn.nowrap
-    def flops(self, positions_per_chunk):
+    def flops(self):
         """Per position."""
         return 2 * self.d_model**2
 
@@ -140,7 +140,7 @@ class Repeat(nn.Module):
         return _last_chunk(z_BCD, c.valid_BC)
 
     @nn.nowrap
-    def flops(self, positions_per_chunk):
+    def flops(self):
         """Per position."""
         return 2 * self.d_model**2
 
@@ -174,6 +174,6 @@ class AddAtStarts(nn.Module):
         return _last_chunk(z_BCD, c.valid_BC)
 
     @nn.nowrap
-    def flops(self, positions_per_chunk):
+    def flops(self):
         """One addition per position."""
         return self.d_model

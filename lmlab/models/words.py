@@ -105,7 +105,7 @@ class WordEncoder(nn.Module):
         """[.., k, D] -> [.., d_model]."""
         return linear(y.astype(self.out.dtype), self.out).reshape(*y.shape[:-2], self.d_model).astype(jnp.float32)
 
-    def __call__(self, h_BLD, c, segment_ids_BL):
+    def __call__(self, h_BLD, routing, c, segment_ids_BL):
         """[B, L, D] -> [B, C, d_model], zeros in empty slots."""
         B, L, D = h_BLD.shape
         position_L = jnp.arange(L)
@@ -160,10 +160,11 @@ class WordEncoder(nn.Module):
 
     @nn.nowrap
     def flops(self, positions_per_chunk):
-        """The layers per position, every position against its word; the linear map per chunk."""
+        """The layers per position, every position against its word; per chunk, the map to the inner width and `Slots`'s
+        back."""
         block = self._block()
         per_layer = block.mixer.flops(positions_per_chunk) + block.mlp.flops()
-        return self.layers * per_layer + 2 * self.width * self.d_model / positions_per_chunk
+        return self.layers * per_layer + 4 * self.width * self.d_model / positions_per_chunk
 
 
 class Slots(nn.Module):
@@ -217,9 +218,9 @@ class Slots(nn.Module):
         return jnp.where((part_k < self.slots)[..., None], left, 0.0).reshape(z_BE.shape)
 
     @nn.nowrap
-    def flops(self, positions_per_chunk):
-        """The linear map, per chunk."""
-        return 2 * self.width * self.d_model / positions_per_chunk
+    def flops(self):
+        """Nothing here: `WordEncoder` counts this map, which is made per chunk, with its own."""
+        return 0
 
 
 class PerChunk(nn.Module):

@@ -52,8 +52,8 @@ def test_the_pool_equals_a_loop_over_words(outputs):
     start = np.zeros((1, L), bool)
     start[0, [0, 1, 4, 8, 9, 17, 22, 25, 31]] = True  # one span is longer than the pool sees, and one ends nowhere
     c = compact(jnp.asarray(start), C)
-    params = moved(jax.jit(pool.init)(jax.random.key(0), h, c, segments))
-    found = jax.jit(pool.apply)(params, h, c, segments)
+    params = moved(jax.jit(pool.init)(jax.random.key(0), h, None, c, segments))
+    found = jax.jit(pool.apply)(params, h, None, c, segments)
     edges = np.flatnonzero(start[0])
     alone = jax.jit(lambda x: pool.apply(params, x, jnp.ones(x.shape[:2], jnp.int32), method="_encode"))
     for i, end in enumerate(edges):
