@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from lmlab.kernels.elementwise import linear
 from lmlab.models.attention import shift_right
 from lmlab.models.layers import normal, parameter
+from lmlab.models.positions import offsets
 
 
 class Routing(NamedTuple):
@@ -168,9 +169,7 @@ class FixedStride(nn.Module):
 
     def __call__(self, h_BLD, tokens_BL, segment_ids_BL):
         """Routing of packed rows."""
-        first_BL = segment_starts(segment_ids_BL)
-        position_L = jnp.arange(tokens_BL.shape[1])
-        offset_BL = position_L - jax.lax.cummax(jnp.where(first_BL, position_L, 0), axis=1)
+        offset_BL = offsets(segment_starts(segment_ids_BL))
         return _ruled((offset_BL % self.positions_per_chunk == 0) & (segment_ids_BL > 0))
 
     @nn.nowrap

@@ -23,7 +23,7 @@ class Stage(NamedTuple):
     start_BL: jax.Array  # bool, at the positions of the hierarchy's own input: a chunk of this stage starts here
     starts: jax.Array  # int32 scalar: chunk starts of this stage
     positions: jax.Array  # int32 scalar: positions that it chose from
-    probability: jax.Array  # float32 scalar: sum of p over those positions
+    probability_BL: jax.Array  # float32, like start_BL: p where this stage chose from, else 0
     overflow: jax.Array  # int32 scalar: starts that found no slot
     slots: jax.Array  # int32 scalar: chunk slots that the inner network computed, all rows
     auxiliary: jax.Array  # float32 scalar: weighted auxiliary loss
@@ -31,6 +31,9 @@ class Stage(NamedTuple):
 
 class Hierarchy(nn.Module):
     """[B, L, D] -> [B, L, D] through chunks.
+
+    The pool makes vectors of its `d_model`, widened to the inner network's; the unpool reads its `d_model` first channels
+    of what comes back. An encoder may hand on more channels than D to parts that know which are theirs.
 
     `capacity` is the number of chunk slots as a multiple of the nominal number, bytes / `positions_per_chunk` of this
     stage and of those outside.
@@ -56,13 +59,13 @@ class Hierarchy(nn.Module):
         return self.encoder.d_model
 
     def setup(self):
-        extra = self.inner.d_model - self.d_model
+        extra = self.inner.d_model - self.pool.d_model
         if extra:
             # H-Net widens by one trainable vector behind the channels, the same at every chunk.
             self.widen = parameter(self, "widen", nn.initializers.zeros, (extra,), (None,))
 
     def _widen(self, x):
-        extra = self.inner.d_model - self.d_model
+        extra = self.inner.d_model - self.pool.d_model
         if not extra:
             return x
         return jnp.concatenate([x, jnp.broadcast_to(self.widen, (*x.shape[:-1], extra)).astype(x.dtype)], -1)
@@ -84,12 +87,16 @@ class Hierarchy(nn.Module):
         c = compact(routing.start_BL, slots)
         segment_ids_BC = gather(segment_ids_BL, c)
         z_BCE, inner = self.inner(
-            self._widen(self.pool(h_BLD, c, segment_ids_BL)), gather(tokens_BL, c), segment_ids_BC, nominal
+            self._widen(self.pool(h_BLD, routing, c, segment_ids_BL)), gather(tokens_BL, c), segment_ids_BC, nominal
         )
-        y_BLD = self.unpool(z_BCE[..., : self.d_model], h_BLD, routing, c, segment_ids_BL)
+        y_BLD = self.unpool(z_BCE[..., : self.unpool.d_model], h_BLD, routing, c, segment_ids_BL)
         slot_BL = jnp.minimum(c.slot_BL, slots - 1)
+
+        def at_starts(x_BC):
+            return jnp.where(c.kept_BL, jnp.take_along_axis(x_BC, slot_BL, axis=1), jnp.zeros((), x_BC.dtype))
+
         outward = tuple(
-            s._replace(start_BL=jnp.take_along_axis(s.start_BL, slot_BL, axis=1) & c.kept_BL) for s in inner
+            s._replace(start_BL=at_starts(s.start_BL), probability_BL=at_starts(s.probability_BL)) for s in inner
         )
         return y_BLD, outward, jnp.sum(c.overflow_B), jnp.asarray(slots * len(h_BLD), jnp.int32)
 
@@ -113,7 +120,7 @@ class Hierarchy(nn.Module):
             start_BL=routing.start_BL,
             starts=jnp.sum(routing.start_BL),
             positions=jnp.sum(segment_ids_BL > 0),
-            probability=jnp.sum(routing.probability_BL),
+            probability_BL=routing.probability_BL,
             overflow=overflow,
             slots=computed,
             auxiliary=routing.auxiliary,
@@ -128,7 +135,7 @@ class Hierarchy(nn.Module):
             "chunker": self.chunker.init_cache(batch),
             "pool": self.pool.init_cache(batch),
             "inner": self.inner.init_cache(batch, length),
-            "last": jnp.zeros((batch, self.d_model)),
+            "last": jnp.zeros((batch, self.unpool.d_model)),
             "decoder": self.decoder.init_cache(batch, length),
         }
 
@@ -139,9 +146,9 @@ class Hierarchy(nn.Module):
         routing = self.chunker(h_BLD, tokens_BL, segment_ids_BL)
         c = compact(routing.start_BL, x_BLD.shape[1])
         z_BCE, inner = self.inner.prefill(
-            self._widen(self.pool(h_BLD, c, segment_ids_BL)), gather(tokens_BL, c), c.valid_BC, cache["inner"]
+            self._widen(self.pool(h_BLD, routing, c, segment_ids_BL)), gather(tokens_BL, c), c.valid_BC, cache["inner"]
         )
-        z_BCD = z_BCE[..., : self.d_model]
+        z_BCD = z_BCE[..., : self.unpool.d_model]
         y_BLD = self.unpool(z_BCD, h_BLD, routing, c, segment_ids_BL)
         y_BLD, decoder = self.decoder.prefill(
             y_BLD, tokens_BL, valid_BL, cache["decoder"], routing.start_BL
@@ -151,7 +158,7 @@ class Hierarchy(nn.Module):
             "chunker": self.chunker.cache_after(h_BLD, tokens_BL, valid_BL),
             "pool": self.pool.cache_after(h_BLD, routing.start_BL, valid_BL),
             "inner": inner,
-            "last": self.unpool.last(z_BCD, routing, c, c.valid_BC),
+            "last": self.unpool.last(z_BCD, routing, c, valid_BL),
             "decoder": decoder,
         }
 
@@ -174,10 +181,10 @@ class Hierarchy(nn.Module):
             live_G, pick_G = done + jnp.arange(group) < starts, first_B[at_G]
             row_G = pick_G if row_B is None else row_B[pick_G]
             z_GE, inner = mdl.inner.step(mdl._widen(pooled_BD[pick_G]), tokens_B[pick_G], inner, live_G, row_G)
-            z_GD = z_GE[:, : mdl.d_model].astype(jnp.float32)
+            z_GD = z_GE[:, : mdl.unpool.d_model].astype(jnp.float32)
             return done + group, z_BD.at[jnp.where(live_G, pick_G, B)].set(z_GD, mode="drop"), inner
 
-        carry = 0, jnp.zeros((B, self.d_model), jnp.float32), cache["inner"]
+        carry = 0, jnp.zeros((B, self.unpool.d_model), jnp.float32), cache["inner"]
         _, z_BD, inner = nn.while_loop(lambda mdl, carry: carry[0] < starts, run, self, carry)
         y_BD, last_BD = self.unpool.step(z_BD, h_BD, start_B, p_B, take(cache["last"], row_B))
         y_BD, decoder = self.decoder.step(y_BD, tokens_B, cache["decoder"], active_B, row_B, start_B)

@@ -19,7 +19,7 @@ class Select(nn.Module):
 
     d_model: int
 
-    def __call__(self, h_BLD, c, segment_ids_BL):
+    def __call__(self, h_BLD, routing, c, segment_ids_BL):
         """[B, L, D] -> [B, C, D], zeros in empty slots."""
         return gather(h_BLD, c)
 
@@ -53,7 +53,7 @@ class Mean(nn.Module):
 
     d_model: int
 
-    def __call__(self, h_BLD, c, segment_ids_BL):
+    def __call__(self, h_BLD, routing, c, segment_ids_BL):
         """[B, L, D] -> [B, C, D], zeros in empty slots."""
         h_BLD = h_BLD.astype(jnp.float32)
         ones_BL1 = jnp.ones((*h_BLD.shape[:2], 1))
@@ -113,7 +113,7 @@ class CrossAttention(nn.Module):
         o = values.reshape(*values.shape[:-1], H, K) / jnp.maximum(weights, 1e-9)[..., None]
         return linear(o.reshape(values.shape).astype(self.wo.dtype), self.wo)
 
-    def __call__(self, h_BLD, c, segment_ids_BL):
+    def __call__(self, h_BLD, routing, c, segment_ids_BL):
         """[B, L, D] -> [B, C, D], zeros in empty slots."""
         return self._read(span_sums(self._terms(h_BLD), c, segment_ids_BL))
 

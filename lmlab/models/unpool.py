@@ -1,6 +1,6 @@
 """From chunks back to positions: H-Net's smoothing, plain repetition, and addition at the starts only.
 
-Each takes the inner network's output per chunk (already cut to this stage's width) and the encoder's output per
+Each takes the inner network's output per chunk (already cut to the part's width) and the encoder's output per
 position, and returns what the decoder reads.
 """
 
@@ -93,9 +93,9 @@ class Smooth(nn.Module):
         last_BD = P_B * jnp.where(start_B[:, None], z_BD, 0.0) + (1 - P_B) * last_BD
         return last_BD + self.residual(h_BD), last_BD
 
-    def last(self, z_BCD, routing, c, valid_BC):
+    def last(self, z_BCD, routing, c, valid_BL):
         """zbar of each row's last chunk, for a cache behind right-padded prompts."""
-        p_BC = jnp.clip(gather(routing.probability_BL, c), P_MIN, 1 - P_MIN) * valid_BC
+        p_BC = jnp.clip(gather(routing.probability_BL, c), P_MIN, 1 - P_MIN) * c.valid_BC
         return linear_scan(1 - p_BC, p_BC[..., None] * z_BCD.astype(jnp.float32))[:, -1]
 
     @nn.nowrap
@@ -113,8 +113,9 @@ class Unconfident(Smooth):
         return jnp.ones_like(p_BL)
 
 
-def _last_chunk(z_BCD, valid_BC):
-    last_B = jnp.maximum(jnp.sum(valid_BC, axis=1) - 1, 0)
+def last_chunk(z_BCD, c):
+    """Each row's last chunk, [B, C, D] -> [B, D] float32."""
+    last_B = jnp.maximum(jnp.sum(c.valid_BC, axis=1) - 1, 0)
     return jnp.take_along_axis(z_BCD, last_B[:, None, None], axis=1)[:, 0].astype(jnp.float32)
 
 
@@ -135,9 +136,9 @@ class Repeat(nn.Module):
         last_BD = jnp.where(start_B[:, None], z_BD, last_BD)
         return last_BD + self.residual(h_BD), last_BD
 
-    def last(self, z_BCD, routing, c, valid_BC):
+    def last(self, z_BCD, routing, c, valid_BL):
         """Each row's last chunk."""
-        return _last_chunk(z_BCD, valid_BC)
+        return last_chunk(z_BCD, c)
 
     @nn.nowrap
     def flops(self):
@@ -169,9 +170,9 @@ class AddAtStarts(nn.Module):
         """One position; returns (y_BD, last_BD)."""
         return h_BD + jnp.where(start_B[:, None], z_BD, 0.0), last_BD
 
-    def last(self, z_BCD, routing, c, valid_BC):
+    def last(self, z_BCD, routing, c, valid_BL):
         """Each row's last chunk (never read again)."""
-        return _last_chunk(z_BCD, valid_BC)
+        return last_chunk(z_BCD, c)
 
     @nn.nowrap
     def flops(self):
