@@ -26,9 +26,13 @@ class PatchEmbedding(nn.Module):
     def setup(self):
         self.table = parameter(self, "table", normal(1.0), (self.vocab_size, self.d_patch), ("vocab", "embed"))
 
+    def embed_tokens(self, tokens):
+        """[...] -> [..., d_patch]: what patches are made of."""
+        return embed(self.table, tokens)
+
     def __call__(self, x_BLD, tokens_BL, segment_ids_BL, nominal=None, start_BL=None):
         """Returns ([B, L, D + d_patch], ())."""
-        return jnp.concatenate([x_BLD, embed(self.table, tokens_BL)], axis=-1).astype(jnp.float32), ()
+        return jnp.concatenate([x_BLD, self.embed_tokens(tokens_BL)], axis=-1).astype(jnp.float32), ()
 
     @nn.nowrap
     def init_cache(self, batch, length):
