@@ -7,8 +7,10 @@ from lmlab.models.patches import Patches, PatchEmbedding, PatchSlices
 from lmlab.models.pool import Select
 from lmlab.models.positions import LearnedPositions
 from lmlab.models.qk_norm import QKNormStack
+from lmlab.models.segments import SegmentMean
 from lmlab.models.stack import Stack, height
-from lmlab.models.unpool import AddAtStarts, Smooth
+from lmlab.models.transformer_xl import TransformerXL
+from lmlab.models.unpool import Add, AddAtStarts, Smooth
 from lmlab.models.within import WithinChunks
 
 
@@ -108,5 +110,19 @@ def spacebyte(n_layers, d_model, length, bytes_per_word, d_head=64, window=None,
         inner=qk_norm(n_layers[1], d_model[0], length, d_head),
         unpool=AddAtStarts(d_model[1]),
         decoder=qk_norm(n_layers[2], d_model[1], None, d_head, window, normed=True),
+        capacity=capacity,
+    )
+
+
+def hourglass(n_layers, d_model, d_ff, n_heads, chunker, pool=SegmentMean, capacity=None):
+    """Dynamic token pooling. `n_layers`: before, within and behind the segments; `pool`: width -> part."""
+    before, within, behind = (TransformerXL(n, d_model, d_ff, n_heads) for n in n_layers)
+    return Hierarchy(
+        encoder=before,
+        chunker=chunker,
+        pool=pool(d_model),
+        inner=within,
+        unpool=Add(d_model),
+        decoder=behind,
         capacity=capacity,
     )

@@ -6,29 +6,12 @@ the keys that a query sees, itself included, as the original's GPU path has it; 
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from lmlab.kernels.elementwise import linear
 from lmlab.models.attention import Attention, rotary
-from lmlab.models.layers import normal, parameter
+from lmlab.models.layers import LayerNorm, normal, parameter
 from lmlab.models.stack import Block, Blocks
-
-
-class LayerNorm(nn.Module):
-    """(x - mean) / std * scale over the last axis, no bias, in float32 (Ba et al. 2016)."""
-
-    d_model: int
-    eps: float = 1e-5
-
-    def setup(self):
-        self.scale = parameter(self, "scale", nn.initializers.ones, (self.d_model,), (None,))
-
-    def __call__(self, x):
-        """[..., D] -> [..., D] float32."""
-        x = x.astype(jnp.float32)
-        x = x - jnp.mean(x, -1, keepdims=True)
-        return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + self.eps) * self.scale.astype(jnp.float32)
 
 
 class ReLUMLP(nn.Module):
@@ -60,7 +43,7 @@ class QKNormAttention(Attention):
         std, axes = D**-0.5, ("embed", None, "heads", None)
         self.wqkv = parameter(self, "wqkv", normal(std), (D, 3, H, D // H), axes)
         self.wo = parameter(self, "wo", normal(std), (H, D // H, D), ("heads", None, "embed"))
-        self.q_norm, self.k_norm = LayerNorm(D // H), LayerNorm(D // H)
+        self.q_norm, self.k_norm = LayerNorm(D // H, bias=False), LayerNorm(D // H, bias=False)
 
     def _qkv(self, x_BLD, position_BL):
         D, _, H, K = self.wqkv.shape
@@ -71,10 +54,10 @@ class QKNormAttention(Attention):
 
 
 class LayerNormBlock(Block):
-    """`Block` with LayerNorm."""
+    """`Block` with LayerNorm, without biases."""
 
     def setup(self):
-        self.norm1, self.norm2 = LayerNorm(self.d_model), LayerNorm(self.d_model)
+        self.norm1, self.norm2 = LayerNorm(self.d_model, bias=False), LayerNorm(self.d_model, bias=False)
 
 
 class QKNormStack(Blocks):
@@ -102,4 +85,4 @@ class QKNormStack(Blocks):
     @nn.nowrap
     def final_norm(self):
         """Of what leaves the stack."""
-        return LayerNorm(self.d_model) if self.normed else lambda x: x
+        return LayerNorm(self.d_model, bias=False) if self.normed else lambda x: x

@@ -39,23 +39,28 @@ class Block(nn.Module):
         if self.mlp is not None:
             self.norm2 = RMSNorm(self.d_model)
 
-    def _residual(self, x, mixed):
+    def read(self, x):
+        """What the mixer reads."""
+        return self.norm1(x)
+
+    def add(self, x, mixed):
+        """The block's output: the mixer's added, then the MLP's."""
         x = x + mixed
         return x if self.mlp is None else x + self.mlp(self.norm2(x))
 
     def __call__(self, x_BLD, segment_ids_BL):
         """[B, L, D] -> [B, L, D]."""
-        return self._residual(x_BLD, self.mixer(self.norm1(x_BLD), segment_ids_BL))
+        return self.add(x_BLD, self.mixer(self.read(x_BLD), segment_ids_BL))
 
     def prefill(self, x_BLD, valid_BL, cache):
         """Forward over right-padded prompts, with the cache after each."""
-        mixed, cache = self.mixer.prefill(self.norm1(x_BLD), valid_BL, cache)
-        return self._residual(x_BLD, mixed), cache
+        mixed, cache = self.mixer.prefill(self.read(x_BLD), valid_BL, cache)
+        return self.add(x_BLD, mixed), cache
 
     def step(self, x_BD, cache, active_B, row_B=None):
         """One position."""
-        mixed, cache = self.mixer.step(self.norm1(x_BD), cache, active_B, row_B)
-        return self._residual(x_BD, mixed), cache
+        mixed, cache = self.mixer.step(self.read(x_BD), cache, active_B, row_B)
+        return self.add(x_BD, mixed), cache
 
 
 class Blocks(nn.Module):

@@ -178,3 +178,16 @@ class AddAtStarts(nn.Module):
     def flops(self):
         """One addition per position."""
         return self.d_model
+
+
+class Add(AddAtStarts):
+    """The chunk's vector added at every position of the chunk (dynamic token pooling, arXiv 2211.09761, section 2)."""
+
+    def __call__(self, z_BCD, h_BLD, routing, c, segment_ids_BL):
+        """[B, C, D], [B, L, D] -> [B, L, D] float32."""
+        return h_BLD.astype(jnp.float32) + to_positions(z_BCD.astype(jnp.float32), c, segment_ids_BL)
+
+    def step(self, z_BD, h_BD, start_B, p_B, last_BD):
+        """One position; returns (y_BD, last_BD)."""
+        last_BD = jnp.where(start_B[:, None], z_BD, last_BD)
+        return h_BD + last_BD, last_BD
