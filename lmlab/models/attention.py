@@ -42,6 +42,8 @@ class Attention(nn.Module):
     window: int | None = None
     out_std: float = 0.02
 
+    part = "attention"  # what its FLOPs are counted as
+
     def setup(self):
         head = self.d_model // self.n_heads
         self.wqkv = parameter(

@@ -1,11 +1,17 @@
 """Whole backbones from a few numbers, as the papers write them down."""
 
 from lmlab.errors import UserError
-from lmlab.models.chunkers import LearnedChunker
+from lmlab.models.chunkers import FixedStride, LearnedChunker, Whitespace
 from lmlab.models.hierarchy import Hierarchy
+from lmlab.models.patches import Patches, PatchEmbedding, PatchSlices
 from lmlab.models.pool import Select
+from lmlab.models.positions import LearnedPositions
+from lmlab.models.qk_norm import QKNormStack
+from lmlab.models.segments import SegmentMean
 from lmlab.models.stack import Stack, height
-from lmlab.models.unpool import Smooth
+from lmlab.models.transformer_xl import TransformerXL
+from lmlab.models.unpool import Add, AddAtStarts, Smooth
+from lmlab.models.within import WithinChunks
 
 
 def mlp_width(d_model):
@@ -72,3 +78,51 @@ def hierarchy(
         )
 
     return build(layout, 0, 0)
+
+
+def qk_norm(n_layers, d_model, length=None, d_head=64, window=None, normed=False):
+    """SpaceByte's blocks, with learned positions for `length` positions if given."""
+    stack = QKNormStack(n_layers, d_model, 4 * d_model, d_model // d_head, window, normed)
+    return LearnedPositions(stack, length) if length else stack
+
+
+def megabyte(n_layers, d_model, patch, length, d_head=64, capacity=None):
+    """MegaByte in SpaceByte's blocks. `n_layers`, `d_model`: global and local; `length`: positions of a row."""
+    return Hierarchy(
+        encoder=PatchEmbedding(256, d_model[1], d_model[0] // patch),
+        chunker=FixedStride(patch),
+        pool=Patches(d_model[0], patch),
+        inner=qk_norm(n_layers[0], d_model[0], -(-length // patch), d_head),
+        unpool=PatchSlices(d_model[0], patch, d_model[1]),
+        decoder=WithinChunks(qk_norm(n_layers[1], d_model[1], patch, d_head, normed=True), patch),
+        capacity=capacity,
+    )
+
+
+def spacebyte(n_layers, d_model, length, bytes_per_word, d_head=64, window=None, capacity=None):
+    """SpaceByte as released. `n_layers`: before, at and behind the words; `d_model`: global and local; `length`: positions
+    of a row; `window`: of the local blocks, None for their width."""
+    window = window or d_model[1]
+    return Hierarchy(
+        encoder=qk_norm(n_layers[0], d_model[1], length, d_head, window),
+        chunker=Whitespace(bytes_per_word),
+        pool=Select(d_model[1]),
+        inner=qk_norm(n_layers[1], d_model[0], length, d_head),
+        unpool=AddAtStarts(d_model[1]),
+        decoder=qk_norm(n_layers[2], d_model[1], None, d_head, window, normed=True),
+        capacity=capacity,
+    )
+
+
+def hourglass(n_layers, d_model, d_ff, n_heads, chunker, pool=SegmentMean, capacity=None):
+    """Dynamic token pooling. `n_layers`: before, within and behind the segments; `pool`: width -> part."""
+    before, within, behind = (TransformerXL(n, d_model, d_ff, n_heads) for n in n_layers)
+    return Hierarchy(
+        encoder=before,
+        chunker=chunker,
+        pool=pool(d_model),
+        inner=within,
+        unpool=Add(d_model),
+        decoder=behind,
+        capacity=capacity,
+    )

@@ -23,7 +23,7 @@ class Stage(NamedTuple):
     start_BL: jax.Array  # bool, at the positions of the hierarchy's own input: a chunk of this stage starts here
     starts: jax.Array  # int32 scalar: chunk starts of this stage
     positions: jax.Array  # int32 scalar: positions that it chose from
-    probability: jax.Array  # float32 scalar: sum of p over those positions
+    probability_BL: jax.Array  # float32, like start_BL: p where this stage chose from, else 0
     overflow: jax.Array  # int32 scalar: starts that found no slot
     slots: jax.Array  # int32 scalar: chunk slots that the inner network computed, all rows
     auxiliary: jax.Array  # float32 scalar: weighted auxiliary loss
@@ -31,6 +31,9 @@ class Stage(NamedTuple):
 
 class Hierarchy(nn.Module):
     """[B, L, D] -> [B, L, D] through chunks.
+
+    The pool makes vectors of its `d_model`, widened to the inner network's; the unpool reads its `d_model` first channels
+    of what comes back. An encoder may hand on more channels than D to parts that know which are theirs.
 
     `capacity` is the number of chunk slots as a multiple of the nominal number, bytes / `positions_per_chunk` of this
     stage and of those outside.
@@ -84,12 +87,16 @@ class Hierarchy(nn.Module):
         c = compact(routing.start_BL, slots)
         segment_ids_BC = gather(segment_ids_BL, c)
         z_BCE, inner = self.inner(
-            self._widen(self.pool(h_BLD, c, segment_ids_BL)), gather(tokens_BL, c), segment_ids_BC, nominal
+            self._widen(self.pool(h_BLD, routing, c, segment_ids_BL)), gather(tokens_BL, c), segment_ids_BC, nominal
         )
         y_BLD = self.unpool(z_BCE[..., : self.unpool.d_model], h_BLD, routing, c, segment_ids_BL)
         slot_BL = jnp.minimum(c.slot_BL, slots - 1)
+
+        def at_starts(x_BC):
+            return jnp.where(c.kept_BL, jnp.take_along_axis(x_BC, slot_BL, axis=1), jnp.zeros((), x_BC.dtype))
+
         outward = tuple(
-            s._replace(start_BL=jnp.take_along_axis(s.start_BL, slot_BL, axis=1) & c.kept_BL) for s in inner
+            s._replace(start_BL=at_starts(s.start_BL), probability_BL=at_starts(s.probability_BL)) for s in inner
         )
         return y_BLD, outward, jnp.sum(c.overflow_B), jnp.asarray(slots * len(h_BLD), jnp.int32)
 
@@ -113,7 +120,7 @@ class Hierarchy(nn.Module):
             start_BL=routing.start_BL,
             starts=jnp.sum(routing.start_BL),
             positions=jnp.sum(segment_ids_BL > 0),
-            probability=jnp.sum(routing.probability_BL),
+            probability_BL=routing.probability_BL,
             overflow=overflow,
             slots=computed,
             auxiliary=routing.auxiliary,
@@ -139,7 +146,7 @@ class Hierarchy(nn.Module):
         routing = self.chunker(h_BLD, tokens_BL, segment_ids_BL)
         c = compact(routing.start_BL, x_BLD.shape[1])
         z_BCE, inner = self.inner.prefill(
-            self._widen(self.pool(h_BLD, c, segment_ids_BL)), gather(tokens_BL, c), c.valid_BC, cache["inner"]
+            self._widen(self.pool(h_BLD, routing, c, segment_ids_BL)), gather(tokens_BL, c), c.valid_BC, cache["inner"]
         )
         z_BCD = z_BCE[..., : self.unpool.d_model]
         y_BLD = self.unpool(z_BCD, h_BLD, routing, c, segment_ids_BL)

@@ -39,59 +39,41 @@ class Block(nn.Module):
         if self.mlp is not None:
             self.norm2 = RMSNorm(self.d_model)
 
-    def _residual(self, x, mixed):
+    def read(self, x):
+        """What the mixer reads."""
+        return self.norm1(x)
+
+    def add(self, x, mixed):
+        """The block's output: the mixer's added, then the MLP's."""
         x = x + mixed
         return x if self.mlp is None else x + self.mlp(self.norm2(x))
 
     def __call__(self, x_BLD, segment_ids_BL):
         """[B, L, D] -> [B, L, D]."""
-        return self._residual(x_BLD, self.mixer(self.norm1(x_BLD), segment_ids_BL))
+        return self.add(x_BLD, self.mixer(self.read(x_BLD), segment_ids_BL))
 
     def prefill(self, x_BLD, valid_BL, cache):
         """Forward over right-padded prompts, with the cache after each."""
-        mixed, cache = self.mixer.prefill(self.norm1(x_BLD), valid_BL, cache)
-        return self._residual(x_BLD, mixed), cache
+        mixed, cache = self.mixer.prefill(self.read(x_BLD), valid_BL, cache)
+        return self.add(x_BLD, mixed), cache
 
     def step(self, x_BD, cache, active_B, row_B=None):
         """One position."""
-        mixed, cache = self.mixer.step(self.norm1(x_BD), cache, active_B, row_B)
-        return self._residual(x_BD, mixed), cache
+        mixed, cache = self.mixer.step(self.read(x_BD), cache, active_B, row_B)
+        return self.add(x_BD, mixed), cache
 
 
-class Stack(nn.Module):
-    """Blocks in sequence and a final RMSNorm: [B, L, D] -> [B, L, D], float32 residual stream.
+class Blocks(nn.Module):
+    """Blocks in sequence and a final norm: [B, L, D] -> [B, L, D], float32 residual stream.
 
     This is the interface of every encoder, decoder and innermost network of a hierarchy. They are told more than a stack
     looks at: the tokens; `nominal`, see `Hierarchy.slots`; and, as decoders, `start_BL`, where the chunks around them
-    start.
-
-    `depth` is the number of residual additions from the outside of the model down to this stack; output
-    projections start at N(0, 0.02^2 / depth). None: the stack's own height.
+    start. Which blocks and which norm, `blocks` and `final_norm` of a subclass say.
     """
 
-    layout: str
-    d_model: int
-    d_ff: int = 0
-    n_heads: int = 16
-    rotary_dim: int = 32
-    window: int | None = None
-    d_state: int = 128
-    depth: int | None = None
-    remat: bool = False
-
-    @nn.nowrap
-    def _block(self, letter):
-        out_std = 0.02 / (self.depth or height(self.layout)) ** 0.5
-        if letter in "tT":
-            mixer = Attention(self.d_model, self.n_heads, self.rotary_dim, self.window, out_std, parent=None)
-        else:
-            mixer = Mamba2(self.d_model, d_state=self.d_state, out_std=out_std, parent=None)
-        mlp = SwiGLU(self.d_model, self.d_ff, out_std, parent=None) if letter.isupper() else None
-        return (nn.remat(Block) if self.remat else Block)(self.d_model, mixer, mlp)
-
     def setup(self):
-        self.layers = [self._block(letter) for letter in parse_layout(self.layout)]
-        self.norm = RMSNorm(self.d_model)
+        self.layers = self.blocks()
+        self.norm = self.final_norm()
 
     def __call__(self, x_BLD, tokens_BL, segment_ids_BL, nominal=None, start_BL=None):
         """Returns (y_BLD, stages); a stack has no stages."""
@@ -103,7 +85,7 @@ class Stack(nn.Module):
     @nn.nowrap
     def init_cache(self, batch, length):
         """One cache per layer."""
-        return [self._block(letter).mixer.init_cache(batch, length) for letter in parse_layout(self.layout)]
+        return [block.mixer.init_cache(batch, length) for block in self.blocks()]
 
     def prefill(self, x_BLD, tokens_BL, valid_BL, cache, start_BL=None):
         """Forward over right-padded prompts, with the caches after each."""
@@ -129,10 +111,46 @@ class Stack(nn.Module):
     def flops(self, length, ratios=()):
         """Forward FLOPs per position, by part, at sequence length `length`; a stack has no chunks."""
         total = {}
-        for letter in parse_layout(self.layout):
-            block = self._block(letter)
-            name = "attention" if letter in "tT" else "mamba"
-            total[name] = total.get(name, 0) + block.mixer.flops(length)
+        for block in self.blocks():
+            total[block.mixer.part] = total.get(block.mixer.part, 0) + block.mixer.flops(length)
             if block.mlp is not None:
                 total["mlp"] = total.get("mlp", 0) + block.mlp.flops()
         return total
+
+
+class Stack(Blocks):
+    """Blocks named by a layer string, and a final RMSNorm.
+
+    `depth` is the number of residual additions from the outside of the model down to this stack; output
+    projections start at N(0, 0.02^2 / depth). None: the stack's own height.
+    """
+
+    layout: str
+    d_model: int
+    d_ff: int = 0
+    n_heads: int = 16
+    rotary_dim: int = 32
+    window: int | None = None
+    d_state: int = 128
+    depth: int | None = None
+    remat: bool = False
+
+    @nn.nowrap
+    def _block(self, letter):
+        out_std = 0.02 / (self.depth or height(self.layout)) ** 0.5
+        if letter in "tT":
+            mixer = Attention(self.d_model, self.n_heads, self.rotary_dim, self.window, out_std, parent=None)
+        else:
+            mixer = Mamba2(self.d_model, d_state=self.d_state, out_std=out_std, parent=None)
+        mlp = SwiGLU(self.d_model, self.d_ff, out_std, parent=None) if letter.isupper() else None
+        return (nn.remat(Block) if self.remat else Block)(self.d_model, mixer, mlp)
+
+    @nn.nowrap
+    def blocks(self):
+        """The layer string's."""
+        return [self._block(letter) for letter in parse_layout(self.layout)]
+
+    @nn.nowrap
+    def final_norm(self):
+        """Of what leaves the stack."""
+        return RMSNorm(self.d_model)

@@ -1,6 +1,6 @@
 """From chunks back to positions: H-Net's smoothing, plain repetition, and addition at the starts only.
 
-Each takes the inner network's output per chunk (already cut to this stage's width) and the encoder's output per
+Each takes the inner network's output per chunk (already cut to the part's width) and the encoder's output per
 position, and returns what the decoder reads.
 """
 
@@ -113,8 +113,9 @@ class Unconfident(Smooth):
         return jnp.ones_like(p_BL)
 
 
-def _last_chunk(z_BCD, valid_BC):
-    last_B = jnp.maximum(jnp.sum(valid_BC, axis=1) - 1, 0)
+def last_chunk(z_BCD, c):
+    """Each row's last chunk, [B, C, D] -> [B, D] float32."""
+    last_B = jnp.maximum(jnp.sum(c.valid_BC, axis=1) - 1, 0)
     return jnp.take_along_axis(z_BCD, last_B[:, None, None], axis=1)[:, 0].astype(jnp.float32)
 
 
@@ -137,7 +138,7 @@ class Repeat(nn.Module):
 
     def last(self, z_BCD, routing, c, valid_BL):
         """Each row's last chunk."""
-        return _last_chunk(z_BCD, c.valid_BC)
+        return last_chunk(z_BCD, c)
 
     @nn.nowrap
     def flops(self):
@@ -171,9 +172,22 @@ class AddAtStarts(nn.Module):
 
     def last(self, z_BCD, routing, c, valid_BL):
         """Each row's last chunk (never read again)."""
-        return _last_chunk(z_BCD, c.valid_BC)
+        return last_chunk(z_BCD, c)
 
     @nn.nowrap
     def flops(self):
         """One addition per position."""
         return self.d_model
+
+
+class Add(AddAtStarts):
+    """The chunk's vector added at every position of the chunk (dynamic token pooling, arXiv 2211.09761, section 2)."""
+
+    def __call__(self, z_BCD, h_BLD, routing, c, segment_ids_BL):
+        """[B, C, D], [B, L, D] -> [B, L, D] float32."""
+        return h_BLD.astype(jnp.float32) + to_positions(z_BCD.astype(jnp.float32), c, segment_ids_BL)
+
+    def step(self, z_BD, h_BD, start_B, p_B, last_BD):
+        """One position; returns (y_BD, last_BD)."""
+        last_BD = jnp.where(start_B[:, None], z_BD, last_BD)
+        return h_BD + last_BD, last_BD

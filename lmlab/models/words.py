@@ -14,9 +14,10 @@ from lmlab.kernels.dispatch import gather
 from lmlab.kernels.elementwise import linear
 from lmlab.kernels.span_attention import span_attention
 from lmlab.models.attention import Attention
-from lmlab.models.chunkers import ruled, segment_starts
+from lmlab.models.chunkers import Routing, segment_starts
 from lmlab.models.hierarchy import Hierarchy
 from lmlab.models.layers import RMSNorm, SwiGLU, normal, parameter
+from lmlab.models.positions import offsets
 from lmlab.models.stack import Block, Stack
 from lmlab.models.unpool import to_positions
 from lmlab.models.within import WithinChunks
@@ -30,8 +31,8 @@ class AtSymbol(nn.Module):
 
     def __call__(self, h_BLD, tokens_BL, segment_ids_BL):
         """Routing of packed rows."""
-        start_BL = (tokens_BL == self.symbol) | segment_starts(segment_ids_BL)
-        return ruled(start_BL & (segment_ids_BL > 0))
+        start_BL = ((tokens_BL == self.symbol) | segment_starts(segment_ids_BL)) & (segment_ids_BL > 0)
+        return Routing(start_BL, start_BL.astype(jnp.float32), jnp.zeros(()))
 
     @nn.nowrap
     def init_cache(self, batch):
@@ -187,17 +188,11 @@ class Slots(nn.Module):
         z = z.reshape(*z.shape[:-1], self.slots, -1)
         return linear(z.astype(self.out.dtype), self.out).astype(jnp.float32)
 
-    @staticmethod
-    def _offset(kept_BL):
-        """Positions since the chunk's start."""
-        position_L = jnp.arange(kept_BL.shape[1])
-        return position_L - jax.lax.cummax(jnp.where(kept_BL, position_L, 0), axis=1)
-
     def __call__(self, z_BCE, h_BLD, routing, c, segment_ids_BL):
         """[B, C, d_model], [B, L, D] -> [B, L, D] float32."""
         v_BCD = self._apart(z_BCE).reshape(*z_BCE.shape[:2], -1)
         v_BLkD = to_positions(v_BCD, c, segment_ids_BL).reshape(*h_BLD.shape[:2], self.slots, self.width)
-        here_BLk = self._offset(c.kept_BL)[..., None] == jnp.arange(self.slots)
+        here_BLk = offsets(c.kept_BL)[..., None] == jnp.arange(self.slots)
         return h_BLD.astype(jnp.float32) + jnp.sum(jnp.where(here_BLk[..., None], v_BLkD, 0.0), axis=2)
 
     def step(self, z_BE, h_BD, start_B, p_B, last_BE):
@@ -211,7 +206,7 @@ class Slots(nn.Module):
         """What is left of each row's last chunk behind right-padded prompts."""
         last_B = jnp.maximum(jnp.sum(valid_BL, axis=1) - 1, 0)[:, None]
         z_BE = jnp.take_along_axis(z_BCE, jnp.take_along_axis(c.slot_BL, last_B, 1)[..., None], axis=1)[:, 0]
-        used_B1 = jnp.take_along_axis(self._offset(c.kept_BL), last_B, 1) + 1
+        used_B1 = jnp.take_along_axis(offsets(c.kept_BL), last_B, 1) + 1
         part_k = used_B1 + jnp.arange(self.slots)
         z_BkE = z_BE.astype(jnp.float32).reshape(len(z_BE), self.slots, -1)
         left = jnp.take_along_axis(z_BkE, jnp.minimum(part_k, self.slots - 1)[..., None], axis=1)

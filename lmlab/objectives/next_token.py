@@ -16,7 +16,8 @@ class NextToken:
 
         `batch`: tokens, targets, segment_ids [B, L] int32, weights [B, L] float32, target_bytes [B, L] int32.
         """
-        output = model.apply(params, batch["tokens"], batch["segment_ids"])
+        noise = None if key is None else {"noise": key}  # for chunkers that draw their decisions in training
+        output = model.apply(params, batch["tokens"], batch["segment_ids"], rngs=noise)
         nats_BL = softmax_cross_entropy(output.logits, batch["targets"])
         weight = jnp.sum(batch["weights"])
         nats = jnp.sum(nats_BL * batch["weights"])
@@ -25,9 +26,12 @@ class NextToken:
             metrics |= {
                 f"stage{s}/starts": stage.starts,
                 f"stage{s}/positions": stage.positions,
-                f"stage{s}/probability": stage.probability,
+                f"stage{s}/probability": jnp.sum(stage.probability_BL),
                 f"stage{s}/overflow": stage.overflow,
                 f"stage{s}/slots": stage.slots,
             }
-        auxiliary = sum((stage.auxiliary for stage in output.stages), jnp.zeros(()))
-        return nats + auxiliary * weight, weight, metrics
+        return nats + self.auxiliary(output, batch) * weight, weight, metrics
+
+    def auxiliary(self, output, batch):
+        """What is added to the loss of every target: what the chunkers ask for."""
+        return sum((stage.auxiliary for stage in output.stages), jnp.zeros(()))

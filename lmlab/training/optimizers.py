@@ -64,7 +64,7 @@ def part_of(path):
     if names[0] != "backbone":
         return names[0]
     name = next(n for n in names[1:] if n != "inner")
-    return f"stage{stage_of(path)}/{'main' if name == 'norm' or name.startswith('layers_') else name}"
+    return f"stage{stage_of(path)}/{'main' if name in ('norm', 'stack', 'table') or name.startswith('layers_') else name}"
 
 
 def decays(path, parameter):
