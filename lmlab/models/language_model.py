@@ -79,6 +79,12 @@ class LanguageModel(nn.Module):
         return {"embedding": io, **self.backbone.flops(length, ratios), "head": io}
 
 
+def forward(model, params, batch):
+    """`model`'s output for a batch: of its tokens and, if it has any, of the inputs of an encoder."""
+    names = ("tokens", "segment_ids", "inputs", "input_segment_ids")
+    return model.apply(params, *[batch[name] for name in names if name in batch])
+
+
 def init(model, key, length=8):
     """Fresh variables of `model`, plain arrays: {"params": ...}."""
     return meta.unbox(model.init(key, jnp.zeros((1, length), jnp.int32)))
