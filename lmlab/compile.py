@@ -97,7 +97,7 @@ def step_seconds(compiled):
 
 def utilisation(run, compiled):
     """Model FLOPs (3 forward passes, chunks as planned) over what all chips could do in the predicted step."""
-    flops = 3 * sum(run.model.flops(run.length).values()) * run.batch_size * run.length
+    flops = 3 * sum(run.flops().values()) * run.batch_size * run.length
     chip = CHIPS[compiled.topology.partition(":")[0]]
     return flops / (sum(step_seconds(compiled).values()) * compiled.chips * chip.flops)
 
@@ -212,10 +212,13 @@ def _step(run, devices):
     init, shardings = make_init(run, optimizer, mesh)
     state = jax.eval_shape(init, jax.random.key(0))
     state = jax.tree.map(lambda v, s: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=s), state, shardings)
-    rows, shape = batch_sharding(mesh), (run.batch_size, run.length)
-    names = ("tokens", "targets", "segment_ids", "target_bytes", "weights")
-    dtypes = {name: jnp.float32 if name == "weights" else jnp.int32 for name in names}
-    batch = {name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows) for name, dtype in dtypes.items()}
+    rows = batch_sharding(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct(
+            (run.batch_size, *shape), jnp.float32 if name == "weights" else jnp.int32, sharding=rows
+        )
+        for name, shape in run.corruption.shapes(run.length).items()
+    }
     return make_step(run, optimizer, mesh, shardings), (state, batch)
 
 

@@ -20,9 +20,10 @@ class Windows:
     def __len__(self):
         return max(1, -(-(len(self.stream.tokens) - 1) // self.length))
 
-    def batch(self, indices):
+    def batch(self, indices, draws=None):
         """Windows of these indices: {"tokens", "targets", "segment_ids", "target_bytes": int32 [B, L], "weights":
-        float32 [B, L]}. An index of -1 is an empty row of weight 0."""
+        float32 [B, L]}. An index of -1 is an empty row of weight 0. Nothing here is drawn by chance: `draws` is for windows
+        that are corrupted (lmlab/data/corruptions.py)."""
         L = self.length
         indices = np.asarray(indices, np.int64)
         ids_BM = np.zeros((len(indices), L + 1), np.int32)
@@ -65,10 +66,12 @@ class TrainBatches:
         self.windows = windows
         self._indices = grain.MapDataset.range(len(windows)).seed(seed).shuffle().repeat()
         self._batch_size, self._rows = batch_size, np.arange(batch_size) if rows is None else np.asarray(rows)
+        self._seed = seed
 
     def batch(self, step):
         """This process's rows of the batch of `step`."""
-        return self.windows.batch([self._indices[step * self._batch_size + int(row)] for row in self._rows])
+        numbers = [step * self._batch_size + int(row) for row in self._rows]
+        return self.windows.batch([self._indices[n] for n in numbers], [(self._seed, n) for n in numbers])
 
     def iterate(self, start):
         """Batches from step `start` on, read ahead in a thread."""

@@ -10,6 +10,7 @@ from jax.experimental import multihost_utils
 
 from lmlab.kernels.elementwise import softmax_cross_entropy
 from lmlab.models.hierarchy import uncapped
+from lmlab.models.language_model import forward
 
 
 class Scores(NamedTuple):
@@ -22,7 +23,7 @@ class Scores(NamedTuple):
 
 @partial(jax.jit, static_argnums=0)
 def _forward(model, params, batch):
-    output = model.apply(params, batch["tokens"], batch["segment_ids"])
+    output = forward(model, params, batch)
     nats_BL = softmax_cross_entropy(output.logits, batch["targets"]) * batch["weights"]
     best_BL = jnp.argmax(output.logits, axis=-1)
     return nats_BL, best_BL, tuple(s.start_BL for s in output.stages), sum((s.overflow for s in output.stages), 0)

@@ -79,6 +79,14 @@ class LanguageModel(nn.Module):
         return {"embedding": io, **self.backbone.flops(length, ratios), "head": io}
 
 
+def forward(model, params, batch, key=None):
+    """`model`'s output for a batch: of its tokens and, if it has any, of the inputs of an encoder. `key`: in training,
+    for chunkers that draw their decisions."""
+    names = ("tokens", "segment_ids", "inputs", "input_segment_ids")
+    noise = None if key is None else {"noise": key}
+    return model.apply(params, *[batch[name] for name in names if name in batch], rngs=noise)
+
+
 def init(model, key, length=8):
     """Fresh variables of `model`, plain arrays: {"params": ...}."""
     return meta.unbox(model.init(key, jnp.zeros((1, length), jnp.int32)))

@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from lmlab.kernels.elementwise import softmax_cross_entropy
+from lmlab.models.language_model import forward
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,10 +15,10 @@ class NextToken:
     def __call__(self, model, params, batch, key):
         """Returns (sum of loss, sum of weights, metrics); metrics are sums, so they add up over batches.
 
-        `batch`: tokens, targets, segment_ids [B, L] int32, weights [B, L] float32, target_bytes [B, L] int32.
+        `batch`: tokens, targets, segment_ids [B, L] int32, weights [B, L] float32, target_bytes [B, L] int32, and what
+        an encoder reads: see `forward`.
         """
-        noise = None if key is None else {"noise": key}  # for chunkers that draw their decisions in training
-        output = model.apply(params, batch["tokens"], batch["segment_ids"], rngs=noise)
+        output = forward(model, params, batch, key)
         nats_BL = softmax_cross_entropy(output.logits, batch["targets"])
         weight = jnp.sum(batch["weights"])
         nats = jnp.sum(nats_BL * batch["weights"])

@@ -52,7 +52,8 @@ def train(run, directory, on_metrics=lambda step, values: None):
             stop.check()
 
         data = Data(
-            baked, run.length, run.batch_size, lambda b: place_whole(b, batch_sharding(mesh)), between_batches
+            baked, run.length, run.batch_size, run.corruption, lambda b: place_whole(b, batch_sharding(mesh)),
+            between_batches,
         )
         try:
             params = _train(run, directory, data, mesh, stop, watch, on_metrics)
@@ -74,7 +75,7 @@ def _train(run, directory, data, mesh, stop, watch, on_metrics):
 
     def flops_per_step(ratios=()):
         """Backward = 2 x forward; chunks as planned, or at `ratios`."""
-        return 3 * sum(run.model.flops(run.length, ratios).values()) * run.batch_size * run.length
+        return 3 * sum(run.flops(ratios).values()) * run.batch_size * run.length
 
     folder = os.path.join(os.path.abspath(directory), "checkpoints")
     warnings = processes.first(lambda: checkpoints.set_aside(folder))
@@ -236,6 +237,7 @@ class Totals:
             "loss": s["loss"] / n,
             "bpb": s["nats"] / (math.log(2) * max(1.0, s["target_bytes"])),
             "bytes_per_second": s["target_bytes"] / max(1e-9, seconds - self.last["seconds"]),
+            "steps_per_second": n / max(1e-9, seconds - self.last["seconds"]),
             "grad_norm": s["grad_norm"] / n,
         }
         parts = [name.removeprefix("grad_square/") for name in s if name.startswith("grad_square/")]

@@ -11,6 +11,7 @@ from flax.linen import meta
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lmlab.kernels.dispatch import ROWS, compiled_for
+from lmlab.models.encoder_decoder import EncoderDecoder
 from lmlab.models.hierarchy import rematerialised
 from lmlab.models.language_model import abstract_init
 from lmlab.training.optimizers import part_of
@@ -26,6 +27,16 @@ class State:
     params: Any  # variables of the model, float32
     optimizer: Any
     key: jax.Array  # of the run; folded with the step where randomness is needed
+    objective: Any = ()  # what the objective remembers from step to step
+
+
+def remembered(objective):
+    """What `objective` remembers before the first step: of most, nothing.
+
+    One that has `init_state()` is called with its state as a last argument, which stays as it is within a step, and
+    changes by `next_state(state, metrics)` on the sums of the whole batch.
+    """
+    return objective.init_state() if hasattr(objective, "init_state") else ()
 
 
 def make_init(run, optimizer, mesh):
@@ -34,7 +45,7 @@ def make_init(run, optimizer, mesh):
     def build(key):
         params_key, run_key = jax.random.split(key)
         params = meta.unbox(run.model.init(params_key, jnp.zeros((1, 8), jnp.int32)))
-        return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), run_key)
+        return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), run_key, remembered(run.objective))
 
     params = parameter_shardings(abstract_init(run.model), mesh)
     abstract = jax.eval_shape(build, jax.random.key(0))
@@ -45,7 +56,8 @@ def make_init(run, optimizer, mesh):
         params,
         transform_non_params=lambda _: replicated(mesh),
     )
-    shardings = State(replicated(mesh), params, optimizer_shardings, replicated(mesh))
+    objective = jax.tree.map(lambda _: replicated(mesh), abstract.objective)
+    shardings = State(replicated(mesh), params, optimizer_shardings, replicated(mesh), objective)
     return jax.jit(build, out_shardings=shardings), shardings
 
 
@@ -64,11 +76,16 @@ def make_step(run, optimizer, mesh, shardings):
     The batch goes through in `run.accumulate` microbatches. Losses and gradients are sums, divided once by the weight of
     the whole batch; only what a chunker's own loss averages over is a microbatch.
     """
-    model = rematerialised(run.model) if run.remat else run.model
+    model = run.model
+    if run.remat:
+        model = model.rematerialised() if isinstance(model, EncoderDecoder) else rematerialised(model)
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
 
-    def loss_fn(params, batch, key):
-        loss, weight, metrics = run.objective(model, compute_copy(params, run.precision), batch, key)
+    stateful = hasattr(run.objective, "next_state")
+
+    def loss_fn(params, batch, key, state):
+        arguments = (model, compute_copy(params, run.precision), batch, key)
+        loss, weight, metrics = run.objective(*arguments, state) if stateful else run.objective(*arguments)
         return loss, metrics | {"weight": weight}
 
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
@@ -78,28 +95,30 @@ def make_step(run, optimizer, mesh, shardings):
         parts = jnp.swapaxes(v.reshape(rows, run.accumulate, -1, *v.shape[1:]), 0, 1)
         return jax.lax.with_sharding_constraint(parts, NamedSharding(mesh, PartitionSpec(None, ROWS)))
 
-    def accumulated(params, batch, key):
+    def accumulated(params, batch, key, state):
         def add(sums, i_part):
             i, part = i_part
             part = jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), part)
-            return jax.tree.map(jnp.add, sums, gradient(params, part, jax.random.fold_in(key, i))), None
+            return jax.tree.map(jnp.add, sums, gradient(params, part, jax.random.fold_in(key, i), state)), None
 
         parts = jax.tree.map(microbatches, batch)
         zero = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), jax.eval_shape(
-            gradient, params, jax.tree.map(lambda v: v[: len(v) // run.accumulate], batch), key
+            gradient, params, jax.tree.map(lambda v: v[: len(v) // run.accumulate], batch), key, state
         ))
         return jax.lax.scan(add, zero, (jnp.arange(run.accumulate), parts))[0]
 
     def step(state, batch):
         key = jax.random.fold_in(state.key, state.step)
         with compiled_for(mesh):
-            (loss, metrics), grads = (gradient if run.accumulate == 1 else accumulated)(state.params, batch, key)
+            compute = gradient if run.accumulate == 1 else accumulated
+            (loss, metrics), grads = compute(state.params, batch, key, state.objective)
         weight = jnp.maximum(metrics.pop("weight"), 1)
         grads = jax.tree.map(lambda g: g / weight, grads)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
+        objective = run.objective.next_state(state.objective, metrics) if stateful else ()
         metrics = metrics | {"loss": loss / weight, "grad_norm": optax.global_norm(grads)} | squares_by_part(grads)
-        return State(state.step + 1, params, optimizer_state, state.key), metrics
+        return State(state.step + 1, params, optimizer_state, state.key, objective), metrics
 
     return jax.jit(
         step,

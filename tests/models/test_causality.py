@@ -13,7 +13,12 @@ from lmlab import experiment
 from lmlab.models.hierarchy import uncapped
 from lmlab.models.language_model import init
 
-ARMS = [f"{name}/{arm.name}" for name in experiment.names() for arm in experiment.load(name).arms]
+ARMS = [
+    f"{name}/{arm.name}"
+    for name in experiment.names()
+    for arm in experiment.load(name).arms
+    if arm.run("smoke").corruption.continues  # encoder-decoders: tests/models/test_encoder_decoder.py
+]
 
 
 @functools.cache

@@ -98,7 +98,7 @@ def python(code, *args, devices=1):
 
 def metrics(directory):
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    clock = ("seconds", "bytes_per_second")
+    clock = ("seconds", "bytes_per_second", "steps_per_second")
     kinds = ("train", "evaluation")
     return [{k: v for k, v in line.items() if k not in clock} for line in lines if line["kind"] in kinds]
 

@@ -21,7 +21,7 @@ from lmlab.training import checkpoints, directory, loop
 from lmlab.training.loop import train
 from tests.training import tiny
 
-CLOCK = ("seconds", "bytes_per_second")
+CLOCK = ("seconds", "bytes_per_second", "steps_per_second")
 
 
 @pytest.fixture(scope="module")
