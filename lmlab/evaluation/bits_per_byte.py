@@ -74,6 +74,8 @@ class BitsPerByte:
                 statistics.add(*at_bytes(batch, scores.starts, lengths))
 
         bpb, source_bytes, starts = bits_per_byte(model, params, windows, data, see)
+        if not data.corruption.continues and len(starts):
+            return {"bpb": bpb}  # the targets are a share of the bytes, and the chunks are of all
         chunks = {f"stage{s}/bytes_per_chunk": source_bytes / max(1, int(n)) for s, n in enumerate(starts)}
         innermost = list(chunks.values())[-1] if chunks else source_bytes / tokens
         at = {"bytes_per_token": source_bytes / tokens, "bytes_per_chunk": innermost}

@@ -1,6 +1,7 @@
-"""The parts of causal word models: HAT (arXiv 2501.10322) and Learn Your Tokens (arXiv 2310.11628).
+"""The parts of word models: HAT (arXiv 2501.10322) and Learn Your Tokens (arXiv 2310.11628), which are causal, and
+HLM (arXiv 2305.14571), which fills gaps.
 
-A symbol [W] ends every word (`lmlab.text.words`) and starts a chunk: what ends there is the word, and from there on the
+In the causal ones a symbol [W] ends every word (`lmlab.text.words`) and starts a chunk: what ends there is the word, and from there on the
 next one is predicted, byte by byte and then [W]. BOS starts a chunk too, as a word of one position. So no part looks
 ahead, though the encoder of a word sees it in both directions: it runs when the word is over.
 """
@@ -8,18 +9,17 @@ ahead, though the encoder of a word sees it in both directions: it runs when the
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lmlab.kernels.dispatch import gather
 from lmlab.kernels.elementwise import linear
-from lmlab.kernels.span_attention import span_attention
-from lmlab.models.attention import Attention
 from lmlab.models.chunkers import Routing, segment_starts
 from lmlab.models.hierarchy import Hierarchy
-from lmlab.models.layers import RMSNorm, SwiGLU, normal, parameter
+from lmlab.models.layers import normal, parameter
+from lmlab.models.pool import Select
 from lmlab.models.positions import offsets
-from lmlab.models.stack import Block, Stack
-from lmlab.models.unpool import to_positions
+from lmlab.models.stack import Stack
+from lmlab.models.two_way import TwoWay, WithinWords
+from lmlab.models.unpool import AddAtStarts, to_positions
 from lmlab.models.within import WithinChunks
 
 
@@ -54,17 +54,6 @@ class AtSymbol(nn.Module):
         return 0
 
 
-class SpanAttention(Attention):
-    """Attention in both directions within spans of at most `longest` positions."""
-
-    longest: int = 64
-
-    def __call__(self, x_BLD, span_BL):
-        """[B, L, D] -> [B, L, D]; `span_BL` numbers the spans, 0 is padding."""
-        q, k, v = self._qkv(x_BLD, np.arange(x_BLD.shape[1])[None])
-        return self._out(span_attention(q, k, v, span_BL, self.longest))
-
-
 class WordEncoder(nn.Module):
     """A transformer over each chunk's span, in both directions; its output where the span ends, by a linear map.
 
@@ -83,24 +72,18 @@ class WordEncoder(nn.Module):
     remat: bool = False
 
     @nn.nowrap
-    def _block(self):
-        std = 0.02 / (2 * self.layers) ** 0.5
+    def _stack(self):
         rotary = self.width // self.n_heads // 2
-        attention = SpanAttention(self.width, self.n_heads, rotary, None, std, self.longest, parent=None)
-        mlp = SwiGLU(self.width, self.d_ff, std, parent=None)
-        return (nn.remat(Block) if self.remat else Block)(self.width, attention, mlp)
+        shape = dict(n_heads=self.n_heads, rotary_dim=rotary, remat=self.remat, longest=self.longest)
+        return TwoWay(f"T{self.layers}", self.width, self.d_ff, **shape, parent=None)
 
     def setup(self):
-        self.blocks = [self._block() for _ in range(self.layers)]
-        self.norm = RMSNorm(self.width)
+        self.stack = self._stack()
         shape = (self.width, self.d_model // self.outputs)
         self.out = parameter(self, "out", normal(self.width**-0.5), shape, ("embed", None))
 
     def _encode(self, x_BLD, span_BL):
-        x_BLD = x_BLD.astype(jnp.float32)
-        for block in self.blocks:
-            x_BLD = block(x_BLD, span_BL)
-        return self.norm(x_BLD)
+        return self.stack(x_BLD, None, span_BL)[0]
 
     def _out(self, y):
         """[.., k, D] -> [.., d_model]."""
@@ -163,9 +146,8 @@ class WordEncoder(nn.Module):
     def flops(self, positions_per_chunk):
         """The layers per position, every position against its word; per chunk, the map to the inner width and `Slots`'s
         back."""
-        block = self._block()
-        per_layer = block.mixer.flops(positions_per_chunk) + block.mlp.flops()
-        return self.layers * per_layer + 4 * self.width * self.d_model / positions_per_chunk
+        layers = sum(self._stack().flops(positions_per_chunk).values())
+        return layers + 4 * self.width * self.d_model / positions_per_chunk
 
 
 class Slots(nn.Module):
@@ -282,5 +264,31 @@ def word_model(tokenizer, width, d_ff, n_heads, encoder, decoder, main, capacity
         inner=main,
         unpool=Slots(width, main.d_model, k),
         decoder=WithinChunks(local, round(positions)),
+        capacity=capacity,
+    )
+
+
+def masked_word_model(tokenizer, width, n_heads, intra, inter, last, capacity=None):
+    """HLM's backbone over the text of `tokenizer`, a `Words` of one symbol; not causal, for `MaskedWords`.
+
+    Its word begins with a symbol: the one that ends the word before, or BOS. `intra`: (layers, d_ff) of the encoder that
+    sees one word; `inter`: of the stack that sees the symbols' states of all words; `last`: layers that see one word
+    again, its own bytes as the encoder left them and the word's state in the symbol's place.
+    """
+    rotary, positions = width // n_heads // 2, tokenizer.bytes_per_word + 1
+
+    def stack(layers, d_ff, longest=None):
+        return TwoWay(f"T{layers}", width, d_ff, n_heads=n_heads, rotary_dim=rotary, longest=longest)
+
+    def within(layers):
+        return WithinWords(stack(layers, intra[1], tokenizer.max_bytes + 1), positions)
+
+    return Hierarchy(
+        encoder=within(intra[0]),
+        chunker=AtSymbol(positions),
+        pool=Select(width),
+        inner=stack(*inter),
+        unpool=AddAtStarts(width),
+        decoder=within(last),
         capacity=capacity,
     )
