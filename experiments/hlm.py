@@ -24,7 +24,7 @@ from lmlab.data.corpora import StandardLibrary
 from lmlab.data.masked_words import MaskedWords
 from lmlab.experiment import Arm, Column, Experiment, Paper, Table
 from lmlab.models.language_model import LanguageModel
-from lmlab.models.two_way import TwoWay
+from lmlab.models.two_way import flat_encoder
 from lmlab.models.words import masked_word_model
 from lmlab.text.bpe import BPE
 from lmlab.text.bytes import ByteTokenizer
@@ -54,25 +54,19 @@ def run(scale, model, tokenizer, multipliers=(1.0,)):
     return SETUPS[scale].run(model, multipliers, tokenizer, corruption=MaskedWords())
 
 
-def flat(tokenizer, layers, d_model, d_ff, n_heads):
-    """A transformer over all tokens, in both directions."""
-    stack = TwoWay(f"T{layers}", d_model, d_ff, n_heads=n_heads, rotary_dim=d_model // n_heads // 2)
-    return LanguageModel(tokenizer.vocab_size + 1, stack)
-
-
 def bpe_encoder(scale):
     """BPE tokens."""
     vocab, shape = {
         "smoke": (512, (2, 128, 256, 4)), "small": (1024, (2, 192, 512, 4)), "paper": (30_522, (12, 768, 2048, 12))
     }[scale]
     tokenizer = BPE(vocab, BYTES_PER_TOKEN[scale])
-    return run(scale, flat(tokenizer, *shape), tokenizer)
+    return run(scale, flat_encoder(tokenizer, *shape), tokenizer)
 
 
 def byte_encoder(scale):
     """Bytes."""
     shape = {"smoke": (2, 64, 320, 4), "small": (2, 112, 256, 4), "paper": (12, 768, 2048, 12)}[scale]
-    return run(scale, flat(ByteTokenizer(), *shape), ByteTokenizer())
+    return run(scale, flat_encoder(ByteTokenizer(), *shape), ByteTokenizer())
 
 
 def hlm(scale):

@@ -94,3 +94,49 @@ class MaskedWindows:
         word_L = np.cumsum(cut_L)
         chosen = rng.random(word_L[-1] + 1) < self._share
         return chosen[word_L] & ~self._blank[ids_L] & ~special_L
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedSubwords(MaskedWords):
+    """Words of bytes are hidden, and their subwords are to be named: the first in the place of the word's first byte, and
+    so on, for a word has no fewer bytes than subwords (Byte2Word, arXiv 2211.12677). For `WordsOfSubwords`.
+
+    Words that begin before the row or end behind it are never hidden.
+    """
+
+    def windows(self, stream, length, tokenizer):
+        """`MaskedSubwordWindows`."""
+        return MaskedSubwordWindows(stream, length, tokenizer, self.share)
+
+
+class MaskedSubwordWindows(MaskedWindows):
+    """`MaskedWindows` whose targets are subwords."""
+
+    def __init__(self, stream, length, tokenizer, share):
+        super().__init__(stream, length, tokenizer, share)
+        self._subwords, self._symbol = tokenizer.subwords, tokenizer.vocab_size - tokenizer.symbols
+        self._subword_lengths = self._subwords.token_lengths()
+
+    def batch(self, indices, draws=None):
+        """As of `MaskedWindows`; `targets` count at the first positions of a hidden word, one per subword."""
+        batch = super().batch(indices, draws)
+        bytes_BL, hidden_BL = batch["targets"], batch["weights"] > 0
+        edges = np.diff(np.pad(hidden_BL, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+        rows, starts = np.nonzero(edges == 1)
+        ends = np.nonzero(edges == -1)[1]
+        words = [bytes_BL[r, a:b].astype(np.uint8).tobytes() for r, a, b in zip(rows, starts, ends, strict=True)]
+        batch |= {name: np.zeros_like(batch[name]) for name in ("targets", "weights", "target_bytes")}
+        for r, a, b, ids in zip(rows, starts, ends, self._subwords.encode_batch(words), strict=True):
+            at = slice(a, a + len(ids))
+            batch["targets"][r, at] = ids
+            batch["weights"][r, at] = 1
+            batch["target_bytes"][r, at] = self._subword_lengths[ids]
+        return batch
+
+    def _hidden(self, ids_L, special_L, rng):
+        hidden_L = super()._hidden(ids_L, special_L, rng)
+        ends = np.flatnonzero((ids_L == self._symbol) | special_L)
+        inside = np.zeros(len(ids_L), bool)
+        if len(ends):
+            inside[ends[0] : ends[-1] + 1] = True
+        return hidden_L & inside

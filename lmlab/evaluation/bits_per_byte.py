@@ -70,7 +70,7 @@ class BitsPerByte:
             nonlocal tokens
             is_symbol = np.isin(batch["targets"], symbols) & (batch["weights"] > 0)
             tokens += int(np.count_nonzero((batch["target_bytes"] > 0) | is_symbol))
-            if lengths.max() == 1 and scores.starts:
+            if lengths.max() == 1 and data.corruption.continues:
                 statistics.add(*at_bytes(batch, scores.starts, lengths))
 
         bpb, source_bytes, starts = bits_per_byte(model, params, windows, data, see)

@@ -8,6 +8,7 @@ from lmlab.errors import UserError
 from lmlab.kernels.span_attention import span_attention, span_attention_reference
 from lmlab.models.attention import Attention
 from lmlab.models.chunkers import segment_starts
+from lmlab.models.language_model import LanguageModel
 from lmlab.models.layers import SwiGLU
 from lmlab.models.stack import Block, Stack, height
 
@@ -71,3 +72,9 @@ class WithinWords(nn.Module):
     def flops(self, length, ratios=()):
         """Forward FLOPs per position, by part."""
         return self.stack.flops(min(length, self.length))
+
+
+def flat_encoder(tokenizer, layers, d_model, d_ff, n_heads):
+    """A transformer over all tokens of `tokenizer` and a mask, in both directions, and the token at every position."""
+    stack = TwoWay(f"T{layers}", d_model, d_ff, n_heads=n_heads, rotary_dim=d_model // n_heads // 2)
+    return LanguageModel(tokenizer.vocab_size + 1, stack)

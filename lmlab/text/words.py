@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lmlab.errors import UserError
+from lmlab.text.bpe import BPE
 
 BYTES = 256
 
@@ -196,3 +197,27 @@ class Words:
     def load(self, path: str | pathlib.Path) -> "Words":
         """Read nothing."""
         return self
+
+
+@dataclasses.dataclass(frozen=True)
+class WordsOfSubwords(Words):
+    """`Words` that also knows the subwords of every word: a model reads bytes and is asked for subwords (Byte2Word)."""
+
+    subwords: Any = BPE(1024)  # the recipe; once trained, the tokenizer
+
+    @property
+    def fingerprint(self) -> str:
+        """Short name of the tokenizer, fit for a folder name."""
+        return f"{super().fingerprint}-{self.subwords.fingerprint}"
+
+    def train(self, documents: Iterable[bytes]) -> "WordsOfSubwords":
+        """With subwords learnt from the documents."""
+        return dataclasses.replace(self, subwords=self.subwords.train(documents))
+
+    def save(self, path: str | pathlib.Path) -> None:
+        """Write the subwords."""
+        self.subwords.save(path)
+
+    def load(self, path: str | pathlib.Path) -> "WordsOfSubwords":
+        """With the subwords that `save` wrote."""
+        return dataclasses.replace(self, subwords=self.subwords.load(path))

@@ -5,11 +5,11 @@ import pytest
 
 from lmlab.data.bake import stream_of
 from lmlab.data.batches import TrainBatches
-from lmlab.data.masked_words import MaskedWords
+from lmlab.data.masked_words import MaskedSubwords, MaskedWords
 from lmlab.errors import UserError
 from lmlab.text.bpe import BPE
 from lmlab.text.bytes import ByteTokenizer
-from lmlab.text.words import Words
+from lmlab.text.words import Words, WordsOfSubwords
 
 DOCUMENTS = [b"one two\n three  four \xfe\xff five " * 20, "sechs sieben été".encode() * 9, b"x"]
 TOKENIZERS = [ByteTokenizer(), BPE(270), Words(), Words(max_bytes=4, symbols=2)]
@@ -17,7 +17,8 @@ TOKENIZERS = [ByteTokenizer(), BPE(270), Words(), Words(max_bytes=4, symbols=2)]
 
 def windows_of(recipe, length=50, share=0.3):
     tokenizer = recipe.train(DOCUMENTS)
-    return MaskedWords(share).windows(stream_of(DOCUMENTS, tokenizer), length, tokenizer), tokenizer
+    corruption = MaskedSubwords(share) if isinstance(recipe, WordsOfSubwords) else MaskedWords(share)
+    return corruption.windows(stream_of(DOCUMENTS, tokenizer), length, tokenizer), tokenizer
 
 
 @pytest.mark.parametrize("recipe", TOKENIZERS, ids=["bytes", "bpe", "words", "pieces"])
@@ -61,3 +62,22 @@ def test_an_empty_row_weighs_nothing():
 def test_a_share_of_all_is_an_error():
     with pytest.raises(UserError, match="between 0 and 1"):
         MaskedWords(1.0)
+
+
+def test_subwords_stand_at_the_first_bytes_of_their_word():
+    recipe = WordsOfSubwords(max_bytes=4, subwords=BPE(270))
+    windows, tokenizer = windows_of(recipe)
+    plain = MaskedWords(0.3).windows(windows.stream, 50, tokenizer)
+    batch, bytes_of = windows.batch(np.arange(len(windows))), plain.batch(np.arange(len(windows)))
+    hidden = batch["tokens"] == tokenizer.vocab_size
+    assert hidden.any() and not (hidden & (bytes_of["weights"] == 0)).any()
+    assert batch["target_bytes"].sum() == hidden.sum()  # every hidden byte is asked for, once
+    for row in range(len(hidden)):
+        for run in np.split(np.flatnonzero(hidden[row]), np.flatnonzero(np.diff(np.flatnonzero(hidden[row])) > 1) + 1):
+            if len(run):
+                count = int(batch["weights"][row, run].sum())
+                assert batch["weights"][row, run[:count]].all()
+                ids = batch["targets"][row, run[:count]]
+                word = bytes(bytes_of["targets"][row, run].astype(np.uint8))
+                assert tokenizer.subwords.decode(ids) == word and b" " not in word
+                assert run[0] > 0 and (run[-1] < 49 and bytes_of["targets"][row, run[-1] + 1 :].max() >= 254)
