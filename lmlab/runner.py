@@ -141,7 +141,7 @@ def stream_text(model, params, tokenizer, prompt, new=200, temperature=0.8, top_
 
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     ids = np.concatenate([[tokenizer.bos], tokenizer.encode(bytes(prompt))])
-    while not tokenizer.token_bytes(int(ids[-1])):  # the end of a word, which the prompt may break off
+    while len(ids) > 1 and not tokenizer.token_bytes(int(ids[-1])):  # the end of a word, which the prompt may break off
         ids = ids[:-1]
     new_tokens = max(1, round(new / tokenizer.bytes_per_token))
     yield decoder.decode(bytes(prompt))
