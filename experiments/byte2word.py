@@ -1,17 +1,18 @@
 """Byte2Word: word-level representation from bytes (Lee et al. 2022, arXiv 2211.12677).
 
-The paper's claim: word vectors built by attention over bytes, and subwords predicted from the words' states in context, are
-on par with BERT at 10% of its embedding size, and competitive on noisy text and in transfer to other languages.
+The paper's claim: word vectors built by attention over bytes, and subwords predicted from the words' states in
+context, are on par with BERT at 10% of its embedding size, and competitive on noisy text and in transfer to other
+languages.
 
     lmlab table byte2word --scale smoke
     lmlab table byte2word --scale small [--corpus PATH]
     lmlab show byte2word --scale paper
 
-Both arms see both ways and cannot continue a text. 15% of the words are hidden as a whole, and each of their subwords is to be
-named; a bit per byte is a bit per hidden byte. They differ in what is read: subwords, which begin with the space before
-them, or words of bytes. Both are told how many tokens they have to name, and the second how many bytes. The paper gives no
-more than its abstract here: sizes at paper scale are BERT's base, with a gated MLP of two thirds of the width; a word has at
-most 20 bytes, a learned query per head, and one layer that expands its state to subwords.
+Both arms see both ways and cannot continue a text. 15% of the words are hidden as a whole, and each of their subwords
+is to be named; a bit per byte is a bit per hidden byte. They differ in what is read: subwords, which begin with the
+space before them, or words of bytes. Both are told how many tokens they have to name, and the second how many bytes.
+The paper gives no more than its abstract here: sizes at paper scale are BERT's base, with a gated MLP of two thirds
+of the width; a word has at most 20 bytes, a learned query per head, and one layer that expands its state to subwords.
 """
 
 from lmlab.comparison import Setup
@@ -27,8 +28,8 @@ PAPER = Paper(
     title="Word-Level Representation From Bytes For Language Modeling",
     year=2022,
     url="arXiv 2211.12677",
-    claim="Words' vectors by attention over their bytes, and subwords predicted from them, are on par with BERT at 10% of "
-    "its embedding size.",
+    claim="Words' vectors by attention over their bytes, and subwords predicted from them, are on par with BERT at 10% "
+    "of its embedding size.",
 )
 
 SETUPS = {

@@ -1,20 +1,21 @@
 """Learn Your Tokens: word-pooled tokenization (Thawani et al. 2023, arXiv 2310.11628), its eByte.
 
-The paper's claim: pooling the bytes of each word into a few learned tokens, and decoding the next word from these, beats
-flat byte and subword models at guessing the next word by more than 300%, and on rare words by a factor of 30.
+The paper's claim: pooling the bytes of each word into a few learned tokens, and decoding the next word from these,
+beats flat byte and subword models at guessing the next word by more than 300%, and on rare words by a factor of 30.
 
     lmlab table ebyte --scale smoke
     lmlab table ebyte --scale small [--corpus PATH]
 
-Here the arms read the same bytes for the same FLOPs per byte, which the paper's do not: its word-pooled model got about
-four times the compute of its baselines (as arXiv 2501.10322, section 3, counts). Word accuracy is that of greedy decoding
-from the true text, by how often a word stands in the training text; the paper samples.
+Here the arms read the same bytes for the same FLOPs per byte, which the paper's do not: its word-pooled model got
+about four times the compute of its baselines (as arXiv 2501.10322, section 3, counts). Word accuracy is that of
+greedy decoding from the true text, by how often a word stands in the training text; the paper samples.
 
-Four tokens per word stay four positions of the backbone, as in the authors' code: behind every word stand four symbols, of
-which three go before the next word's bytes and one behind, so that its encoder collects it in four places. The backbone's
-four outputs fill the same four places for the decoder of the next word. At paper scale sizes are those of that code
-(eTok 31c680b1): 8 layers of width 512, 2 and 2 within words, AdamW at 1e-4. The authors strip the text of rare words, newlines and
-punctuation marks; here nothing is changed, and words of more than 28 bytes are cut, not dropped. Positions are rotary.
+Four tokens per word stay four positions of the backbone, as in the authors' code: behind every word stand four
+symbols, of which three go before the next word's bytes and one behind, so that its encoder collects it in four
+places. The backbone's four outputs fill the same four places for the decoder of the next word. At paper scale sizes
+are those of that code (eTok 31c680b1): 8 layers of width 512, 2 and 2 within words, AdamW at 1e-4. The authors strip
+the text of rare words, newlines and punctuation marks; here nothing is changed, and words of more than 28 bytes are
+cut, not dropped. Positions are rotary.
 """
 
 import dataclasses

@@ -1,22 +1,23 @@
 """HAT: hierarchical autoregressive transformers (Neitemeier et al. 2025, arXiv 2501.10322).
 
-The paper's claim: an encoder within words, a backbone over words and a decoder within words match a transformer over BPE
-tokens at equal compute, are much more robust to perturbed text, and, trained on in another language, learn it almost
-twice as fast and forget less.
+The paper's claim: an encoder within words, a backbone over words and a decoder within words match a transformer over
+BPE tokens at equal compute, are much more robust to perturbed text, and, trained on in another language, learn it
+almost twice as fast and forget less.
 
     lmlab table hat --scale smoke
     lmlab table hat --scale small --set evaluators.3.path=FOLDER
     lmlab show hat --scale paper        the paper's 1B models
 
-FOLDER holds text in another language than the corpus, in any of the formats that a corpus has; without it the models are
-trained on with the text that they know, and nothing should be forgotten. The tokenizer of the BPE arm stays the one of the
-first language, as in the paper.
+FOLDER holds text in another language than the corpus, in any of the formats that a corpus has; without it the models
+are trained on with the text that they know, and nothing should be forgotten. The tokenizer of the BPE arm stays the
+one of the first language, as in the paper.
 
-The arms differ in what is read: BPE tokens; or words, cut at white space (the paper's rule), by the rule that its authors
-released later (Unicode's words, punctuation, camelCase), or every 8 bytes, which is no word at all. Sizes at paper scale are
-those of Table 2 (1B) with heads of 128 channels and learning rates by its rule, 3e-4 * 32 / heads. Of the paper's text
-unknown and chosen here: the limit of a word in bytes, and bytes per word of the released rule (as measured on English books).
-The paper writes [W] as a byte that UTF-8 does not use; here it is an id of its own, so that every byte string survives.
+The arms differ in what is read: BPE tokens; or words, cut at white space (the paper's rule), by the rule that its
+authors released later (Unicode's words, punctuation, camelCase), or every 8 bytes, which is no word at all. Sizes at
+paper scale are those of Table 2 (1B) with heads of 128 channels and learning rates by its rule, 3e-4 * 32 / heads. Of
+the paper's text unknown and chosen here: the limit of a word in bytes, and bytes per word of the released rule (as
+measured on English books). The paper writes [W] as a byte that UTF-8 does not use; here it is an id of its own, so
+that every byte string survives.
 """
 
 import dataclasses
@@ -46,14 +47,12 @@ SETUPS = {
     "smoke": Setup(StandardLibrary(4_000_000), 160_000, 4096, 256, 128, 3e-3, 20_000),
     "small": Setup(StandardLibrary(validation=0.005, test=0.03), 1_000_000, 4096, 512, 200, 3e-3, 40_000),
     # 72,000 steps of 1024 rows of 16,384 bytes of DCLM-Baseline; --corpus PATH reads a folder of it.
-    "paper": Setup(
-        StandardLibrary(), 72_000 * 2**24, 2**24, 2**14, 3977, 6.0e-4, 1_000_000, "bfloat16"
-    ),
+    "paper": Setup(StandardLibrary(), 72_000 * 2**24, 2**24, 2**14, 3977, 6.0e-4, 1_000_000, "bfloat16"),
 }
 CONTINUED = {"smoke": Continued(steps=4, max_bytes=10_000), "small": Continued(steps=60), "paper": Continued(steps=5000)}
 WARMUP = {"smoke": 0.1, "small": 0.1, "paper": 500 / 72_000}
 
-# Nominal compression: on the default corpus as measured, at paper scale as reported (5.97 bytes per word, 4.12 per token).
+# Nominal compression: on the default corpus as measured, at paper scale as reported (5.97 bytes per word, 4.12 a token).
 BYTES_PER_TOKEN = {"smoke": 2.05, "small": 2.55, "paper": 4.12}
 LIMIT = {"smoke": 15, "small": 31, "paper": 63}  # bytes of the longest word
 BYTES_PER_WORD = {
@@ -115,7 +114,7 @@ def hat_8_bytes(scale):
     return hat(scale, Unsplit(), "unsplit", transformer(*main), limit=8)
 
 
-NOTE = "the paper's own 1B layout. Its FLOPs per byte are not the BPE transformer's; the time per step is (0.9 s there)."
+NOTE = "the paper's own 1B layout. Its FLOPs per byte are not the BPE transformer's; its time per step is (0.9 s)."
 ARMS = (
     Arm("bpe_transformer", "Transformer (BPE)", bpe_transformer),
     Arm("hat_space", "HAT (white space)", hat_space, notes={"paper": NOTE}),

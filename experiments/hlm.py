@@ -1,22 +1,24 @@
 """HLM: from characters to words, a hierarchical pre-trained model (Sun et al. 2023, arXiv 2305.14571).
 
-The paper's claim: a model without a vocabulary, whose shallow encoder makes a vector of each word's characters and whose
-deep encoder sees the words' vectors, surpasses strong baselines of language understanding and is robust to corrupted text
-and to a shift of domain.
+The paper's claim: a model without a vocabulary, whose shallow encoder makes a vector of each word's characters and
+whose deep encoder sees the words' vectors, surpasses strong baselines of language understanding and is robust to
+corrupted text and to a shift of domain.
 
     lmlab table hlm --scale smoke
     lmlab table hlm --scale small [--corpus PATH]
     lmlab show hlm --scale paper
 
-All arms are encoders that see both ways, which cannot continue a text. 15% of the words are hidden as a whole, and each of
-their tokens is to be named in its place; a bit per byte here is a bit per hidden byte, in a text of which all else is seen.
-How many tokens a hidden word has stays visible: bytes say more by this than subwords do. What the arms differ in is what is
-read: BPE tokens, bytes, or bytes with a symbol before every word, in whose place the word's vector stands. The downstream
-tasks of the paper are not run; its robustness is asked for by the perturbations of H-Net's table.
+All arms are encoders that see both ways, which cannot continue a text. 15% of the words are hidden as a whole, and
+each of their tokens is to be named in its place; a bit per byte here is a bit per hidden byte, in a text of which all
+else is seen. How many tokens a hidden word has stays visible: bytes say more by this than subwords do. What the arms
+differ in is what is read: BPE tokens, bytes, or bytes with a symbol before every word, in whose place the word's
+vector stands. The downstream tasks of the paper are not run; its robustness is asked for by the perturbations of
+H-Net's table.
 
-At paper scale HLM has the sizes of the authors' code (f1d43c27): 4 + 12 + 1 layers of width 768, MLPs of 1536 within words and
-3072 between them, at most 20 characters in a word. A gated MLP of two thirds of the width stands for theirs; positions are rotary,
-where theirs are DeBERTa's. They mask by random characters; here a mask id stands in. The batch is not known.
+At paper scale HLM has the sizes of the authors' code (f1d43c27): 4 + 12 + 1 layers of width 768, MLPs of 1536 within
+words and 3072 between them, at most 20 characters in a word. A gated MLP of two thirds of the width stands for
+theirs; positions are rotary, where theirs are DeBERTa's. They mask by random characters; here a mask id stands in.
+The batch is not known.
 """
 
 from lmlab.comparison import Setup
@@ -31,7 +33,8 @@ from lmlab.text.bytes import ByteTokenizer
 from lmlab.text.words import SpaceWords, Words
 
 PAPER = Paper(
-    title="From Characters to Words: Hierarchical Pre-trained Language Model for Open-vocabulary Language Understanding",
+    title="From Characters to Words: Hierarchical Pre-trained Language Model for Open-vocabulary Language "
+    "Understanding",
     year=2023,
     url="arXiv 2305.14571",
     claim="Words' vectors made from their characters by a shallow encoder, put in context by a deep one, surpass strong "
@@ -102,7 +105,7 @@ ROBUSTNESS = Table(
         Column("cost", "Mean - clean", "bits per hidden byte", "lower", 3),
     ),
     source="arXiv 2305.14571 reports accuracy on downstream tasks; its tables were not to be had",
-    note="15% of the words are hidden. The arms hide the same share, but not the same words: each draws over its own rows.",
+    note="15% of the words are hidden. Each arm draws over its own rows, so that the hidden words are not the same.",
 )
 
 EXPERIMENT = Experiment(

@@ -1,4 +1,4 @@
-"""Byte2Word: a word's vector by attention over its bytes, and its subwords from its vector in context (arXiv 2211.12677)."""
+"""Byte2Word (arXiv 2211.12677): a word's vector by attention over its bytes, its subwords from its vector in context."""
 
 import flax.linen as nn
 import jax.numpy as jnp

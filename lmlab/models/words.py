@@ -1,9 +1,10 @@
 """The parts of word models: HAT (arXiv 2501.10322) and Learn Your Tokens (arXiv 2310.11628), which are causal, and
 HLM (arXiv 2305.14571), which fills gaps.
 
-In the causal ones a symbol [W] ends every word (`lmlab.text.words`) and starts a chunk: what ends there is the word, and from there on the
-next one is predicted, byte by byte and then [W]. BOS starts a chunk too, as a word of one position. So no part looks
-ahead, though the encoder of a word sees it in both directions: it runs when the word is over.
+In the causal ones a symbol [W] ends every word (`lmlab.text.words`) and starts a chunk: what ends there is the word,
+and from there on the next one is predicted, byte by byte and then [W]. BOS starts a chunk too, as a word of one
+position. So no part looks ahead, though the encoder of a word sees it in both directions: it runs when the word is
+over.
 """
 
 import flax.linen as nn
@@ -104,7 +105,10 @@ class WordEncoder(nn.Module):
         before_BC1 = jnp.pad(end_BC1, ((0, 0), (1, 0), (0, 0)), constant_values=-1)[:, :-1]
         first_BC1 = jnp.maximum(before_BC1 + 1, end_BC1 - self.longest + 1)
         at_BCk = jnp.minimum(first_BC1 + jnp.arange(self.outputs - 1), end_BC1)
-        segment = lambda at_BCk: jnp.take_along_axis(segment_ids_BL, at_BCk.reshape(B, -1), 1).reshape(at_BCk.shape)  # noqa: E731
+
+        def segment(at):
+            return jnp.take_along_axis(segment_ids_BL, at.reshape(B, -1), axis=1).reshape(at.shape)
+
         at_BCk = jnp.where(segment(at_BCk) == segment(end_BC1), at_BCk, end_BC1)
         first_BCkD = jnp.take_along_axis(y_BLD, at_BCk.reshape(B, -1, 1), axis=1).reshape(*at_BCk.shape, D)
         out_BCE = self._out(jnp.concatenate([first_BCkD, y_BC1D], axis=2))

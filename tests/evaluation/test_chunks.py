@@ -38,7 +38,8 @@ def test_the_end_of_a_word_is_a_start_at_the_byte_behind_it():
     tokens = tokenizer.encode(b"ab cd efg")[None]  # ab_##cd_##efg##
     starts = tokens == 256
     starts[0, 0] = True
-    batch, (moved,) = at_bytes({"tokens": tokens, "segment_ids": np.ones_like(tokens)}, (starts,), tokenizer.token_lengths())
+    batch = {"tokens": tokens, "segment_ids": np.ones_like(tokens)}
+    batch, (moved,) = at_bytes(batch, (starts,), tokenizer.token_lengths())
     assert bytes(batch["tokens"][0, :9].astype(np.uint8)) == b"ab cd efg"
     assert batch["segment_ids"].sum() == 9 and (batch["segment_ids"][0, :9] == 1).all()
     assert np.flatnonzero(moved[0]).tolist() == [0, 3, 6]

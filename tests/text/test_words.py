@@ -44,12 +44,13 @@ def test_space_joins_the_word_before_it():
     assert words(Words(), b" a bc\n\n d") == [b" ", b"a ", b"bc\n\n ", b"d"]
 
 
-@pytest.mark.parametrize("text", ["🇩a 🇩🇪🇫 b", "\n\u0301a", "\u200da"])
-def test_unicode_words_mend_what_the_library_joins(text):
+@pytest.mark.parametrize(
+    "expected", [["🇩", "a", " 🇩🇪", "🇫", " b"], ["\n", "\u0301", "a"], ["\u200d", "a"]], ids=len
+)
+def test_unicode_words_mend_what_the_library_joins(expected):
     """Where UAX 29 breaks: behind a regional indicator without a partner, and behind a combining character that has
     nothing to combine with."""
-    expected = {"🇩a 🇩🇪🇫 b": ["🇩", "a", " 🇩🇪", "🇫", " b"], "\n\u0301a": ["\n", "\u0301", "a"], "\u200da": ["\u200d", "a"]}
-    assert words(Words(UnicodeWords()), text.encode()) == [w.encode() for w in expected[text]]
+    assert words(Words(UnicodeWords()), "".join(expected).encode()) == [w.encode() for w in expected]
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS, ids=lambda t: t.fingerprint)
