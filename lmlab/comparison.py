@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from lmlab.evaluation.bits_per_byte import BitsPerByte, Robustness
+from lmlab.objectives.next_token import NextToken
 from lmlab.text.bpe import BPE
 from lmlab.text.bytes import ByteTokenizer
 from lmlab.training.optimizers import WSD, AdamW
@@ -24,7 +25,7 @@ class Setup:
     robustness_bytes: int
     precision: str = "float32"
 
-    def run(self, model, multipliers=(1.0,), tokenizer=ByteTokenizer()):
+    def run(self, model, multipliers=(1.0,), tokenizer=ByteTokenizer(), objective=NextToken()):
         """The Run of one arm: AdamW under WSD (H-Net, arXiv 2507.07955, section 3), bits per byte and robustness."""
         steps = max(40, self.train_bytes // self.batch_bytes // 40 * 40)  # quarters are multiples of log_every
         return Run(
@@ -33,6 +34,7 @@ class Setup:
             tokenizer=tokenizer,
             optimizer=AdamW(self.learning_rate, WSD(0.1, 0.2), stage_multipliers=multipliers),
             steps=steps,
+            objective=objective,
             batch_size=self.batch_bytes // self.length,
             length=self.tokens if isinstance(tokenizer, BPE) else self.length,
             evaluators=(BitsPerByte("test"), Robustness("test", self.robustness_bytes)),

@@ -89,7 +89,7 @@ def test_whole_model(name):
     if name == "none":
         backbone = TransformerXL(3, D, FF, HEADS)
     else:
-        backbone = hourglass((1, 2, 1), D, FF, HEADS, BoundaryPredictor(D, FF))
+        backbone = hourglass((1, 2, 1), D, FF, HEADS, BoundaryPredictor(D, FF), SegmentMean)
     model = LanguageModel(V, backbone)
     params, bias = model_params(w), w["final_cast.bias"]
     assert jax.tree.structure(params) == jax.tree.structure(jax.eval_shape(lambda: init(model, jax.random.key(0))))
