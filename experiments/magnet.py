@@ -1,17 +1,17 @@
 """MAGNET: multilingual fairness by adaptive gradient-based tokenization (Ahia et al. 2024, arXiv 2407.08818).
 
-Dynamic token pooling with one boundary predictor and one prior for each script, so that scripts that need more bytes per
-character are not cut into more segments. The paper's claim: segments become more equal across languages than those of a
-single predictor, and language modelling is no worse.
+Dynamic token pooling with one boundary predictor and one prior for each script, so that scripts that need more bytes
+per character are not cut into more segments. The paper's claim: segments become more equal across languages than
+those of a single predictor, and language modelling is no worse.
 
     lmlab table magnet --scale small --corpus FOLDER --set corpus.cut=4000
     lmlab show magnet --scale paper      2 + 12 + 2 layers of 768
 
-FOLDER holds parallel text in Latin, Cyrillic and Devanagari, such as NTREX-128's English, Russian and Hindi: equal treatment
-is then an equal number of segments in each, which the table shows as bytes per segment and as the most segments of a script
-over the fewest. The arms differ in the predictors only: one, with the prior that gives as many segments in all; or one per
-script. Without --corpus the arms read the default corpus, which is Latin. The paper's scripts come as a token in front of a
-document; here they are read off the last letter.
+FOLDER holds parallel text in Latin, Cyrillic and Devanagari, such as NTREX-128's English, Russian and Hindi: equal
+treatment is then an equal number of segments in each, which the table shows as bytes per segment and as the most
+segments of a script over the fewest. The arms differ in the predictors only: one, with the prior that gives as many
+segments in all; or one per script. Without --corpus the arms read the default corpus, which is Latin. The paper's
+scripts come as a token in front of a document; here they are read off the last letter.
 """
 
 import dataclasses
@@ -28,7 +28,8 @@ PAPER = Paper(
     title="MAGNET: Improving the Multilingual Fairness of Language Models with Adaptive Gradient-Based Tokenization",
     year=2024,
     url="arXiv 2407.08818",
-    claim="A boundary predictor for each script segments languages more equally than one for all, and models them as well.",
+    claim="A boundary predictor for each script segments languages more equally than one for all, and models them as "
+    "well.",
 )
 
 SETUPS = {

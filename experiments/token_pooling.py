@@ -1,17 +1,19 @@
 """Efficient transformers with dynamic token pooling (Nawrot et al. 2023, arXiv 2211.09761).
 
-A transformer over bytes whose middle layers see means of segments. The paper's claim: segments of varying length that follow
-the text, drawn or taught, are both faster and more accurate than a plain transformer and than segments of a fixed length.
+A transformer over bytes whose middle layers see means of segments. The paper's claim: segments of varying length that
+follow the text, drawn or taught, are both faster and more accurate than a plain transformer and than segments of a
+fixed length.
 
     lmlab table token_pooling --scale smoke
     lmlab table token_pooling --scale small
     lmlab show token_pooling --scale paper      12 layers of 512, or 2 + 8 + 2 around the segments
 
-The arms differ in where segments end: nowhere (all layers see bytes), at every 5th byte, at white space, where the model's
-own prediction grows uncertain (a predictor is taught), or where a predictor draws it (Gumbel: a relaxed Bernoulli sample with
-a straight-through threshold and a binomial prior). The paper's fourth teacher, the cuts of a Unigram tokenizer, is the
-objective `Cuts`, which needs batches that hold them. Three things differ from the released code by intent: a taught predictor's
-probability is not put through a second sigmoid; boundaries are drawn in training only; there is no dropout.
+The arms differ in where segments end: nowhere (all layers see bytes), at every 5th byte, at white space, where the
+model's own prediction grows uncertain (a predictor is taught), or where a predictor draws it (Gumbel: a relaxed
+Bernoulli sample with a straight-through threshold and a binomial prior). The paper's fourth teacher, the cuts of a
+Unigram tokenizer, is the objective `Cuts`, which needs batches that hold them. Three things differ from the released
+code by intent: a taught predictor's probability is not put through a second sigmoid; boundaries are drawn in training
+only; there is no dropout.
 """
 
 from lmlab.comparison import Setup
@@ -30,8 +32,8 @@ PAPER = Paper(
     title="Efficient Transformers with Dynamic Token Pooling",
     year=2023,
     url="arXiv 2211.09761",
-    claim="Pooling bytes into segments of varying length is faster and more accurate than no pooling and than segments of a "
-    "fixed length.",
+    claim="Pooling bytes into segments of varying length is faster and more accurate than no pooling and than segments "
+    "of a fixed length.",
 )
 
 SETUPS = {
@@ -111,7 +113,7 @@ TABLE = Table(
         Column("validation_bpb", "Validation", "bits per byte", "lower", 3),
         Column("bpb", "Test", "bits per byte", "lower", 3),
     ),
-    source="arXiv 2311.08620 (review version): Toucan's authors' run of this paper's code; the paper's own table was not read",
+    source="arXiv 2311.08620 (review version): a run of this paper's code by Toucan's authors",
 )
 
 EXPERIMENT = Experiment(paper=PAPER, scales=("smoke", "small", "paper"), arms=ARMS, tables=(TABLE,), anchor="gumbel")

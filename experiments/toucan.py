@@ -1,16 +1,18 @@
 """Toucan: token-aware character-level language modeling (Fleshman & Van Durme 2023, arXiv 2311.08620).
 
-Dynamic token pooling whose decoder learns where segments end and then writes a whole segment on its own: all other layers run
-once per segment. The paper's claim: much faster generation of characters, without a loss in language modelling.
+Dynamic token pooling whose decoder learns where segments end and then writes a whole segment on its own: all other
+layers run once per segment. The paper's claim: much faster generation of characters, without a loss in language
+modelling.
 
     lmlab table toucan --scale smoke
     lmlab table toucan --scale small
     lmlab show toucan --scale paper      2 + 8 + 2 layers of 512
 
-The arms differ in what the decoder reads beside the segment's vector (the encoder's output, or the bytes' embeddings), in the
-head that also says whether a byte ends its segment, and so in what must run for a written byte: in the baseline encoder and
-decoder at every byte, in Toucan the decoder alone. The paper's bits per character count its end-of-token symbol as one more
-character and are not comparable, as it says; ours are of the text alone, for every arm.
+The arms differ in what the decoder reads beside the segment's vector (the encoder's output, or the bytes'
+embeddings), in the head that also says whether a byte ends its segment, and so in what must run for a written byte:
+in the baseline encoder and decoder at every byte, in Toucan the decoder alone. The paper's bits per character count
+its end-of-token symbol as one more character and are not comparable, as it says; ours are of the text alone, for
+every arm.
 """
 
 import dataclasses
@@ -30,7 +32,7 @@ PAPER = Paper(
     title="Toucan: Token-Aware Character Level Language Modeling",
     year=2023,
     url="arXiv 2311.08620",
-    claim="A decoder that knows where its tokens end writes characters much faster, without a loss in language modelling.",
+    claim="A decoder that knows where its tokens end writes characters much faster, without a loss in modelling.",
 )
 
 SETUPS = {

@@ -1,4 +1,4 @@
-"""Writing chunk by chunk: the decoder of a `Toucan` writes bytes until one ends the chunk; then the rest of the model runs."""
+"""Writing chunk by chunk: a `Toucan`'s decoder writes bytes until one ends the chunk; then the rest of it runs."""
 
 from functools import partial
 from typing import NamedTuple

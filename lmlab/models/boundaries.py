@@ -1,7 +1,7 @@
 """Dynamic token pooling's chunkers (Nawrot et al. 2023, arXiv 2211.09761, section 3), and MAGNET's (2407.08818).
 
-A chunk starts at a boundary and, as everywhere, at the first position of a document. `probability_BL` is the predictor's
-there too: what an objective compares with the boundaries that it wants.
+A chunk starts at a boundary and, as everywhere, at the first position of a document. `probability_BL` is the
+predictor's there too: what an objective compares with the boundaries that it wants.
 """
 
 import flax.linen as nn

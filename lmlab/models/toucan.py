@@ -1,9 +1,9 @@
 """Toucan: a decoder that writes a whole chunk on its own (Fleshman & Van Durme 2023, arXiv 2311.08620).
 
-The decoder reads the chunk's vector and the bytes' embeddings, nothing of the encoder, and says with each byte whether it
-ends the chunk: the layers before and within run once per chunk, over bytes that are already written. The paper inserts an
-end-of-token symbol and so a position for every chunk; here the end is one bit beside the byte, so that a position of the
-decoder writes both, and the bits per byte of the text alone are the sum over that bit.
+The decoder reads the chunk's vector and the bytes' embeddings, nothing of the encoder, and says with each byte
+whether it ends the chunk: the layers before and within run once per chunk, over bytes that are already written. The
+paper inserts an end-of-token symbol and so a position for every chunk; here the end is one bit beside the byte, so
+that a position of the decoder writes both, and the bits per byte of the text alone are the sum over that bit.
 """
 
 from typing import NamedTuple

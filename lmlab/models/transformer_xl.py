@@ -1,8 +1,8 @@
 """Transformer-XL's blocks without its memory, as dynamic token pooling has them (arXiv 1901.02860; 2211.09761).
 
-Post-norm: x = LN(x + attention(x)), then x = LN(x + mlp(x)), with biases everywhere and no norm at the end. The score of
-query i and key j is ((q_i + u) . k_j + (q_i + v) . r_{i-j}) / sqrt(K), r a linear map of the distance's sinusoids. The
-original shares u and v among all its layers; here each layer has its own. Its dropout of 0.1 is left out.
+Post-norm: x = LN(x + attention(x)), then x = LN(x + mlp(x)), with biases everywhere and no norm at the end. The score
+of query i and key j is ((q_i + u) . k_j + (q_i + v) . r_{i-j}) / sqrt(K), r a linear map of the distance's sinusoids.
+The original shares u and v among all its layers; here each layer has its own. Its dropout of 0.1 is left out.
 """
 
 import flax.linen as nn

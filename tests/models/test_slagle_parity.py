@@ -1,4 +1,4 @@
-"""Agreement with MegaByte and SpaceByte as in the repository of arXiv 2404.14408: logits, loss and gradients of tiny models.
+"""Agreement with MegaByte and SpaceByte as released with arXiv 2404.14408: logits, loss, gradients of tiny models.
 
 Its rotary embedding pairs neighbouring channels, ours halves of a head; it widens with zeros in front, we behind.
 """
