@@ -9,11 +9,10 @@ fixed length.
     lmlab show token_pooling --scale paper      12 layers of 512, or 2 + 8 + 2 around the segments
 
 The arms differ in where segments end: nowhere (all layers see bytes), at every 5th byte, at white space, where the
-model's own prediction grows uncertain (a predictor is taught), or where a predictor draws it (Gumbel: a relaxed
-Bernoulli sample with a straight-through threshold and a binomial prior). The paper's fourth teacher, the cuts of a
-Unigram tokenizer, is the objective `Cuts`, which needs batches that hold them. Three things differ from the released
-code by intent: a taught predictor's probability is not put through a second sigmoid; boundaries are drawn in training
-only; there is no dropout.
+model's own prediction grows uncertain or where a Unigram tokenizer of the corpus cuts (a predictor is taught either),
+or where a predictor draws it (Gumbel: a relaxed Bernoulli sample with a straight-through threshold and a binomial
+prior). Three things differ from the released code by intent: a taught predictor's probability is not put through a
+second sigmoid; boundaries are drawn in training only; there is no dropout.
 """
 
 from lmlab.comparison import Setup
@@ -25,8 +24,10 @@ from lmlab.models.chunkers import FixedStride
 from lmlab.models.language_model import LanguageModel
 from lmlab.models.segments import SegmentMean, StraightThroughMean
 from lmlab.models.transformer_xl import TransformerXL
-from lmlab.objectives.boundaries import EntropySpikes
+from lmlab.objectives.boundaries import Cuts, EntropySpikes
 from lmlab.objectives.next_token import NextToken
+from lmlab.text.bytes import ByteTokenizer
+from lmlab.text.cuts import UnigramCuts
 
 PAPER = Paper(
     title="Efficient Transformers with Dynamic Token Pooling",
@@ -58,12 +59,12 @@ def plain(scale):
     return SETUPS[scale].run(LanguageModel(256, TransformerXL(layers, width, d_ff, heads)))
 
 
-def pooled(scale, chunker, pool=SegmentMean, objective=NextToken()):
+def pooled(scale, chunker, pool=SegmentMean, objective=NextToken(), tokenizer=ByteTokenizer()):
     """`chunker`: (width, MLP of a predictor) -> part."""
     layers, width, d_ff, heads, _, _ = SIZES[scale]
     predictor = d_ff if scale == "paper" else d_ff // 2
     backbone = hourglass(layers, width, d_ff, heads, chunker(width, predictor), pool, CAPACITY[scale])
-    return SETUPS[scale].run(LanguageModel(256, backbone), multipliers=(1.0, 1.0), objective=objective)
+    return SETUPS[scale].run(LanguageModel(256, backbone), (1.0, 1.0), tokenizer, objective)
 
 
 def fixed(scale):
@@ -81,6 +82,12 @@ def entropy(scale):
     return pooled(scale, BoundaryPredictor, objective=EntropySpikes())
 
 
+def unigram(scale):
+    """Segments that end where a Unigram tokenizer cuts, as far as a predictor foresees it."""
+    pieces = {"smoke": 400, "small": 1000, "paper": 5000}[scale]
+    return pooled(scale, BoundaryPredictor, objective=Cuts(), tokenizer=UnigramCuts(pieces=pieces))
+
+
 def gumbel(scale):
     """Segments whose ends are drawn."""
     return pooled(scale, GumbelBoundaries, StraightThroughMean)
@@ -93,6 +100,7 @@ ARMS = (
     Arm("fixed", "Fixed length", fixed),
     Arm("whitespace", "White space", whitespace),
     Arm("entropy", "Entropy spikes", entropy),
+    Arm("unigram", "Unigram cuts", unigram),
     Arm("gumbel", "Gumbel", gumbel),
 )
 

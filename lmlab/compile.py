@@ -213,7 +213,7 @@ def _step(run, devices):
     state = jax.eval_shape(init, jax.random.key(0))
     state = jax.tree.map(lambda v, s: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=s), state, shardings)
     rows, shape = batch_sharding(mesh), (run.batch_size, run.length)
-    names = ("tokens", "targets", "segment_ids", "target_bytes", "weights")
+    names = ("tokens", "targets", "segment_ids", "target_bytes", "weights", *getattr(run.tokenizer, "annotations", ()))
     dtypes = {name: jnp.float32 if name == "weights" else jnp.int32 for name in names}
     batch = {name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows) for name, dtype in dtypes.items()}
     return make_step(run, optimizer, mesh, shardings), (state, batch)
