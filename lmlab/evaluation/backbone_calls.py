@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from lmlab.decoding.chunkwise import write_chunks
+from lmlab.evaluation.bits_per_byte import bits_per_byte
 from lmlab.models.toucan import Toucan
 
 
@@ -24,8 +25,7 @@ class BackboneCalls:
         """{"inner_calls", "encoder_calls"} per byte."""
         if isinstance(model, Toucan):
             written = write_chunks(model, params, np.array([data.baked.tokenizer.bos]), self.bytes, jax.random.key(0))
-            return {"inner_calls": written.inner_calls / self.bytes, "encoder_calls": written.encoder_calls / self.bytes}
-        from lmlab.evaluation.bits_per_byte import bits_per_byte
-
+            calls = {"inner_calls": written.inner_calls, "encoder_calls": written.encoder_calls}
+            return {name: count / self.bytes for name, count in calls.items()}
         _, source_bytes, starts = bits_per_byte(model, params, data.windows(self.split), data)
         return {"inner_calls": int(starts[-1]) / source_bytes if len(starts) else 1.0, "encoder_calls": 1.0}
