@@ -74,8 +74,9 @@ class BoundaryPredictor(nn.Module):
 
     @property
     def rates(self):
-        """Where each predictor starts: boundaries per position. One predictor here; every position has one."""
-        return (1 / self.positions_per_chunk,)
+        """Probability that each predictor starts from; here one, of a boundary at about every other position, as without
+        any there is nothing for the inner network to learn from."""
+        return (0.5,)
 
     def setup(self):
         S, D, F, zeros = len(self.rates), self.d_model, self.d_ff, nn.initializers.zeros
