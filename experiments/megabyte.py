@@ -1,16 +1,17 @@
 """MegaByte: predicting million-byte sequences with multiscale transformers (Yu et al. 2023, arXiv 2305.07185).
 
-A global transformer reads patches of P bytes, a local one writes the bytes of each patch on its own. The paper's claim: at
-equal cost this models bytes better than one transformer over bytes, which spends most of it on long sequences.
+A global transformer reads patches of P bytes, a local one writes the bytes of each patch on its own. The paper's
+claim: at equal cost this models bytes better than one transformer over bytes, which spends most of it on long
+sequences.
 
     lmlab table megabyte --scale smoke
     lmlab table megabyte --scale small
     lmlab show megabyte --scale paper
 
-The arms differ in what carries the FLOPs: one transformer over bytes with a sliding window, or a global and a local one at
-two patch sizes. All have the same blocks, those in which SpaceByte's paper measured MegaByte. At paper scale MegaByte has the
-layers and widths that HAT's authors (arXiv 2501.10322) give for theirs, 14 of 2048 over 18 of 1024; the transformer is ours,
-matched to it in FLOPs per byte, as are the smaller scales.
+The arms differ in what carries the FLOPs: one transformer over bytes with a sliding window, or a global and a local
+one at two patch sizes. All have the same blocks, those in which SpaceByte's paper measured MegaByte. At paper scale
+MegaByte has the layers and widths that HAT's authors (arXiv 2501.10322) give for theirs, 14 of 2048 over 18 of 1024;
+the transformer is ours, matched to it in FLOPs per byte, as are the smaller scales.
 """
 
 from lmlab.comparison import Setup
@@ -39,9 +40,8 @@ CAPACITY = {"smoke": 1.25, "small": (1.25, 2.0), "paper": 1.1}
 
 def transformer(scale):
     """One transformer over bytes."""
-    n_layers, width, d_head, window = {"smoke": (2, 64, 32, 64), "small": (3, 128, 32, 128), "paper": (22, 1024, 64, 1024)}[
-        scale
-    ]
+    sizes = {"smoke": (2, 64, 32, 64), "small": (3, 128, 32, 128), "paper": (22, 1024, 64, 1024)}
+    n_layers, width, d_head, window = sizes[scale]
     setup = SETUPS[scale]
     return setup.run(LanguageModel(256, qk_norm(n_layers, width, setup.length, d_head, window, normed=True)))
 

@@ -1,16 +1,17 @@
 """SpaceByte: towards deleting tokenization from large language modeling (Slagle 2024, arXiv 2404.14408).
 
-Transformer blocks over bytes, and larger ones in their midst that run at the first byte of a word only. The paper's claim:
-for a fixed compute budget this is better than the other byte models and about as good as a transformer over subwords.
+Transformer blocks over bytes, and larger ones in their midst that run at the first byte of a word only. The paper's
+claim: for a fixed compute budget this is better than the other byte models and about as good as a transformer over
+subwords.
 
     lmlab table spacebyte --scale smoke
     lmlab table spacebyte --scale small
     lmlab show spacebyte --scale paper      28 blocks of 1536 over 13 + 13 of 768, 8192 bytes
 
-The arms differ in where the larger blocks run: nowhere (bytes; subwords), at every 8th byte (at paper scale every 6th), with
-patches (MegaByte), or where a word begins. All have the paper's blocks. Two things differ from the released code by intent:
-no target is dropped when a row has more words than slots, and a window counts its keys alike everywhere. Its learning rate is
-scaled by 1 / sqrt(d_in) for every matrix; here all arms share one rate.
+The arms differ in where the larger blocks run: nowhere (bytes; subwords), at every 8th byte (at paper scale every
+6th), with patches (MegaByte), or where a word begins. All have the paper's blocks. Two things differ from the
+released code by intent: no target is dropped when a row has more words than slots, and a window counts its keys alike
+everywhere. Its learning rate is scaled by 1 / sqrt(d_in) for every matrix; here all arms share one rate.
 """
 
 from lmlab.comparison import Setup
@@ -25,8 +26,8 @@ PAPER = Paper(
     title="SpaceByte: Towards Deleting Tokenization from Large Language Modeling",
     year=2024,
     url="arXiv 2404.14408",
-    claim="At equal compute, larger blocks at the beginnings of words make a byte model better than other byte models and "
-    "about as good as a transformer over subwords.",
+    claim="At equal compute, larger blocks at the beginnings of words make a byte model better than other byte models "
+    "and about as good as a transformer over subwords.",
 )
 
 SETUPS = {
@@ -55,9 +56,8 @@ def subwords(scale):
 
 def transformer(scale):
     """Transformer over bytes with a sliding window."""
-    n_layers, width, d_head, window = {"smoke": (2, 64, 32, 64), "small": (3, 128, 32, 128), "paper": (25, 1024, 64, 1024)}[
-        scale
-    ]
+    sizes = {"smoke": (2, 64, 32, 64), "small": (3, 128, 32, 128), "paper": (25, 1024, 64, 1024)}
+    n_layers, width, d_head, window = sizes[scale]
     setup = SETUPS[scale]
     return setup.run(LanguageModel(256, qk_norm(n_layers, width, setup.length, d_head, window, normed=True)))
 
@@ -70,7 +70,8 @@ def patched(scale):
         "paper": ((16, 20), (2048, 1024), 64),
     }[scale]
     setup = SETUPS[scale]
-    backbone = megabyte(n_layers, d_model, 8, setup.length, d_head, {"smoke": 1.25, "small": (1.25, 2.0), "paper": 1.1}[scale])
+    capacity = {"smoke": 1.25, "small": (1.25, 2.0), "paper": 1.1}[scale]  # a patch more for every document of a row
+    backbone = megabyte(n_layers, d_model, 8, setup.length, d_head, capacity)
     return setup.run(LanguageModel(256, backbone), multipliers=(1.0, 1.0))
 
 
@@ -126,7 +127,8 @@ TABLE = Table(
         Column("validation_bpb", "Validation", "bits per byte", "lower", 3),
         Column("bpb", "Test", "bits per byte", "lower", 3),
     ),
-    source="arXiv 2404.14408v3: Transformer-1B over subwords, byte Transformer-320M, MegaByte-758M+262M, SpaceByte-793M+184M",
+    source="arXiv 2404.14408v3: Transformer-1B over subwords, byte Transformer-320M, MegaByte-758M+262M, "
+    "SpaceByte-793M+184M",
 )
 
 EXPERIMENT = Experiment(

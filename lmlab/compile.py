@@ -213,11 +213,13 @@ def _step(run, devices):
     state = jax.eval_shape(init, jax.random.key(0))
     state = jax.tree.map(lambda v, s: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=s), state, shardings)
     rows = batch_sharding(mesh)
+    shapes = run.corruption.shapes(run.length)
+    shapes |= {name: (run.length,) for name in getattr(run.tokenizer, "annotations", ())}
     batch = {
         name: jax.ShapeDtypeStruct(
             (run.batch_size, *shape), jnp.float32 if name == "weights" else jnp.int32, sharding=rows
         )
-        for name, shape in run.corruption.shapes(run.length).items()
+        for name, shape in shapes.items()
     }
     return make_step(run, optimizer, mesh, shardings), (state, batch)
 

@@ -15,6 +15,7 @@ class Windows:
     def __init__(self, stream, length, tokenizer):
         self.stream, self.length = stream, length
         self._lengths = tokenizer.token_lengths()
+        self._annotate = getattr(tokenizer, "annotate", lambda batch: {})
         self._bounds = np.append(stream.starts, len(stream.tokens))
 
     def __len__(self):
@@ -22,8 +23,8 @@ class Windows:
 
     def batch(self, indices, draws=None):
         """Windows of these indices: {"tokens", "targets", "segment_ids", "target_bytes": int32 [B, L], "weights":
-        float32 [B, L]}. An index of -1 is an empty row of weight 0. Nothing here is drawn by chance: `draws` is for windows
-        that are corrupted (lmlab/data/corruptions.py)."""
+        float32 [B, L]}, and what the tokenizer annotates. An index of -1 is an empty row of weight 0. Nothing here is drawn
+        by chance: `draws` is for windows that are corrupted (lmlab/data/corruptions.py)."""
         L = self.length
         indices = np.asarray(indices, np.int64)
         ids_BM = np.zeros((len(indices), L + 1), np.int32)
@@ -44,13 +45,14 @@ class Windows:
         targets_BL = np.where(scored_BL, ids_BM[:, 1:], 0)
         # The end of a document is a target of weight 1 that covers no byte: a code must say where it stops.
         covers_BL = scored_BL & ~bound_BN[:, 2:]
-        return {
+        batch = {
             "tokens": ids_BM[:, :-1],
             "targets": targets_BL,
             "segment_ids": np.where(inside_BM[:, :-1], segments_BL, 0),
             "weights": scored_BL.astype(np.float32),
             "target_bytes": np.where(covers_BL, self._lengths[targets_BL], 0),
         }
+        return batch | self._annotate(batch)
 
 
 class TrainBatches:

@@ -1,12 +1,13 @@
 """Dynamic token pooling's chunkers (Nawrot et al. 2023, arXiv 2211.09761, section 3), and MAGNET's (2407.08818).
 
-A chunk starts at a boundary and, as everywhere, at the first position of a document. `probability_BL` is the predictor's
-there too: what an objective compares with the boundaries that it wants.
+A chunk starts at a boundary and, as everywhere, at the first position of a document. `probability_BL` is the
+predictor's there too: what an objective compares with the boundaries that it wants.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import gammaln
 
 from lmlab.kernels.elementwise import linear
@@ -71,14 +72,19 @@ class BoundaryPredictor(nn.Module):
     d_ff: int
     positions_per_chunk: float = 5.0
 
-    experts = 1  # predictors, of which every position has one
+    @property
+    def rates(self):
+        """Probability that each predictor starts from; here one, of a boundary at about every other position, as without
+        any there is nothing for the inner network to learn from."""
+        return (0.5,)
 
     def setup(self):
-        S, D, F, zeros = self.experts, self.d_model, self.d_ff, nn.initializers.zeros
+        S, D, F, zeros = len(self.rates), self.d_model, self.d_ff, nn.initializers.zeros
+        rates = np.array(self.rates, np.float32)
         self.wi = parameter(self, "wi", normal(D**-0.5), (D, S * F), ("embed", "inner"))
         self.bi = parameter(self, "bi", zeros, (S * F,), ("inner",))
         self.wo = parameter(self, "wo", normal(F**-0.5), (S, F), (None, "inner"))
-        self.bo = parameter(self, "bo", zeros, (S,), (None,))
+        self.bo = parameter(self, "bo", lambda *_: jnp.asarray(np.log(rates / (1 - rates))), (S,), (None,))
 
     def logits(self, h):
         """[..., D] -> [..., predictors] float32."""
@@ -123,7 +129,7 @@ class BoundaryPredictor(nn.Module):
     @nn.nowrap
     def flops(self):
         """Of every predictor: all are computed."""
-        return self.experts * (2 * self.d_model * self.d_ff + 10 * self.d_ff)
+        return len(self.rates) * (2 * self.d_model * self.d_ff + 10 * self.d_ff)
 
 
 class GumbelBoundaries(BoundaryPredictor):
@@ -136,6 +142,11 @@ class GumbelBoundaries(BoundaryPredictor):
 
     prior: float = 0.2
     temperature: float = 0.5
+
+    @property
+    def rates(self):
+        """The prior."""
+        return (self.prior,)
 
     def draw(self, logits_BL):
         """A relaxed sample in training, else p."""
@@ -173,6 +184,15 @@ def script_of(byte, before):
     return jnp.where(latin, 0, jnp.where(cyrillic, 1, jnp.where(devanagari, 2, -1)))
 
 
+def running_script(tokens_BL, segment_ids_BL):
+    """Index of SCRIPTS of the last letter up to each position, in its document; before any, 0: [B, L]."""
+    told_BL = script_of(tokens_BL, shift_right(tokens_BL, 0))
+    position_L = jnp.arange(tokens_BL.shape[1])
+    resets_BL = (told_BL >= 0) | segment_starts(segment_ids_BL)
+    last_BL = jax.lax.cummax(jnp.where(resets_BL, position_L, 0), axis=1)
+    return jnp.maximum(jnp.take_along_axis(told_BL, last_BL, axis=1), 0)
+
+
 class ScriptBoundaries(GumbelBoundaries):
     """MAGNET: a boundary predictor and a prior for each script, `priors` in the order of SCRIPTS.
 
@@ -182,25 +202,20 @@ class ScriptBoundaries(GumbelBoundaries):
 
     priors: tuple[float, ...] = (0.2, 0.1, 0.08)  # of the released configuration
 
-    experts = len(SCRIPTS)
-
-    def scripts(self, tokens_BL, segment_ids_BL):
-        """Index of the predictor in charge, [B, L]."""
-        told_BL = script_of(tokens_BL, shift_right(tokens_BL, 0))
-        position_L = jnp.arange(tokens_BL.shape[1])
-        resets_BL = (told_BL >= 0) | segment_starts(segment_ids_BL)
-        last_BL = jax.lax.cummax(jnp.where(resets_BL, position_L, 0), axis=1)
-        return jnp.maximum(jnp.take_along_axis(told_BL, last_BL, axis=1), 0)
+    @property
+    def rates(self):
+        """The priors."""
+        return self.priors
 
     def chosen(self, h_BLD, tokens_BL, segment_ids_BL):
         """Logits of the predictor in charge, [B, L]."""
-        script_BL1 = self.scripts(tokens_BL, segment_ids_BL)[..., None]
+        script_BL1 = running_script(tokens_BL, segment_ids_BL)[..., None]
         return jnp.take_along_axis(self.logits(h_BLD), script_BL1, axis=-1)[..., 0]
 
     def auxiliary(self, start_BL, p_BL, tokens_BL, segment_ids_BL):
         """The binomial prior of every script over its positions, per position of the row."""
         counted_BL = (segment_ids_BL > 0) & ~segment_starts(segment_ids_BL)
-        script_BL, length_B = self.scripts(tokens_BL, segment_ids_BL), jnp.sum(counted_BL, axis=1)
+        script_BL, length_B = running_script(tokens_BL, segment_ids_BL), jnp.sum(counted_BL, axis=1)
         return sum(
             self._prior(start_BL, p_BL, counted_BL & (script_BL == s), length_B, prior)
             for s, prior in enumerate(self.priors)
@@ -215,7 +230,7 @@ class ScriptBoundaries(GumbelBoundaries):
     def cache_after(self, h_BLD, tokens_BL, valid_BL):
         """Cache behind right-padded prompts."""
         last_B1 = jnp.maximum(jnp.sum(valid_BL, axis=1, keepdims=True) - 1, 0)
-        scripts_BL = self.scripts(tokens_BL, valid_BL.astype(jnp.int32))
+        scripts_BL = running_script(tokens_BL, valid_BL.astype(jnp.int32))
         at = lambda x_BL: jnp.take_along_axis(x_BL, last_B1, axis=1)[:, 0]  # noqa: E731
         return {"seen": valid_BL[:, 0], "byte": at(tokens_BL), "script": at(scripts_BL)}
 

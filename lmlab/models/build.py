@@ -7,7 +7,7 @@ from lmlab.models.patches import Patches, PatchEmbedding, PatchSlices
 from lmlab.models.pool import Select
 from lmlab.models.positions import LearnedPositions
 from lmlab.models.qk_norm import QKNormStack
-from lmlab.models.segments import SegmentMean
+from lmlab.models.segments import StraightThroughMean
 from lmlab.models.stack import Stack, height
 from lmlab.models.transformer_xl import TransformerXL
 from lmlab.models.unpool import Add, AddAtStarts, Smooth
@@ -114,7 +114,7 @@ def spacebyte(n_layers, d_model, length, bytes_per_word, d_head=64, window=None,
     )
 
 
-def hourglass(n_layers, d_model, d_ff, n_heads, chunker, pool=SegmentMean, capacity=None):
+def hourglass(n_layers, d_model, d_ff, n_heads, chunker, pool=StraightThroughMean, capacity=None):
     """Dynamic token pooling. `n_layers`: before, within and behind the segments; `pool`: width -> part."""
     before, within, behind = (TransformerXL(n, d_model, d_ff, n_heads) for n in n_layers)
     return Hierarchy(

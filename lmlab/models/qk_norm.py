@@ -1,8 +1,8 @@
 """The transformer of SpaceByte and of its baselines (Slagle 2024, arXiv 2404.14408, section 4): queries and keys normed.
 
 Pre-norm blocks without any bias; LayerNorm, also of every query and key; rotary positions on whole heads; a ReLU MLP.
-Matrices start at N(0, 1 / d_in). Its learned positions are `positions.LearnedPositions` around the stack. A window counts
-the keys that a query sees, itself included, as the original's GPU path has it; its CPU path lets one more in.
+Matrices start at N(0, 1 / d_in). Its learned positions are `positions.LearnedPositions` around the stack. A window
+counts the keys that a query sees, itself included, as the original's GPU path has it; its CPU path lets one more in.
 """
 
 import flax.linen as nn

@@ -1,8 +1,8 @@
 """Dynamic token pooling's segments (Nawrot et al. 2023, arXiv 2211.09761, section 3): mean pooling behind a null group.
 
-A boundary ends a segment, its own position included, and the segment's mean serves the positions from there on. What lies
-before the first boundary of a document reads the null group, a learned vector. The first position of a document starts a
-chunk as everywhere here: that chunk is the null group, and its position belongs to the segment that follows.
+A boundary ends a segment, its own position included, and the segment's mean serves the positions from there on. What
+lies before the first boundary of a document reads the null group, a learned vector. The first position of a document
+starts a chunk as everywhere here: that chunk is the null group, and its position belongs to the segment that follows.
 """
 
 import flax.linen as nn
@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 from lmlab.kernels.compaction import span_sums
 from lmlab.kernels.dispatch import gather
+from lmlab.kernels.scan import linear_scan
+from lmlab.models.attention import shift_right
 from lmlab.models.chunkers import segment_starts
 from lmlab.models.layers import LayerNorm, normal, parameter
 from lmlab.models.pool import Mean, tail
@@ -24,13 +26,13 @@ class SegmentMean(Mean):
         self.norm = LayerNorm(self.d_model)
 
     @staticmethod
-    def weights(routing):
+    def weights(routing, segment_ids_BL):
         """Of each position in its segment's mean, [B, L]: 1."""
         return jnp.ones(routing.start_BL.shape)
 
     def __call__(self, h_BLD, routing, c, segment_ids_BL):
         """[B, L, ..] -> [B, C, D]."""
-        w_BL1 = self.weights(routing)[..., None]
+        w_BL1 = self.weights(routing, segment_ids_BL)[..., None]
         h_BLD = h_BLD[..., : self.d_model].astype(jnp.float32)
         sums_BCD = span_sums(jnp.concatenate([w_BL1 * h_BLD, w_BL1], axis=-1), c, segment_ids_BL)
         first_BC1 = gather(segment_starts(segment_ids_BL), c)[..., None]
@@ -61,11 +63,15 @@ class SegmentMean(Mean):
 
 class StraightThroughMean(SegmentMean):
     """`SegmentMean` through which boundaries learn: forward 1, a position's weight has the gradient of the number of
-    boundaries before it, as the original's soft assignment has at the segment that is chosen."""
+    boundaries before it in its segment, as the original's soft assignment has at the segment that is chosen. (Those before
+    the segment move all its weights alike, and so not its mean.)"""
 
     @staticmethod
-    def weights(routing):
+    def weights(routing, segment_ids_BL):
         """1, with a gradient."""
-        p_BL = routing.probability_BL
-        before_BL = jnp.cumsum(p_BL, axis=1) - p_BL
-        return 1 + before_BL - jax.lax.stop_gradient(before_BL)
+        first_BL = segment_starts(segment_ids_BL)
+        anew_BL = first_BL | shift_right(routing.start_BL & ~first_BL, False)
+        # A recurrence that resets, not a difference of sums: rounding must not carry a gradient to another document.
+        p_BL = jnp.where(anew_BL, 0.0, shift_right(routing.probability_BL, 0))
+        before_BL1 = linear_scan(1.0 - anew_BL, p_BL[..., None])
+        return (1 + before_BL1 - jax.lax.stop_gradient(before_BL1))[..., 0]

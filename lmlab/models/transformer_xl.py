@@ -1,9 +1,11 @@
 """Transformer-XL's blocks without its memory, as dynamic token pooling has them (arXiv 1901.02860; 2211.09761).
 
-Post-norm: x = LN(x + attention(x)), then x = LN(x + mlp(x)), with biases everywhere and no norm at the end. The score of
-query i and key j is ((q_i + u) . k_j + (q_i + v) . r_{i-j}) / sqrt(K), r a linear map of the distance's sinusoids. The
-original shares u and v among all its layers; here each layer has its own. Its dropout of 0.1 is left out.
+Post-norm: x = LN(x + attention(x)), then x = LN(x + mlp(x)), with biases everywhere and no norm at the end. The score
+of query i and key j is ((q_i + u) . k_j + (q_i + v) . r_{i-j}) / sqrt(K), r a linear map of the distance's sinusoids.
+The original shares u and v among all its layers; here each layer has its own. Its dropout of 0.1 is left out.
 """
+
+import functools
 
 import flax.linen as nn
 import jax
@@ -60,8 +62,9 @@ class RelativeAttention(nn.Module):
         B, L, _ = x_BLD.shape
         q, k, v = self._qkv(x_BLD)
         r_LHK = jnp.einsum("ld,dhk->lhk", sinusoids(L, self.d_model)[::-1].astype(q.dtype), self.wr) + self.br
-        by_content = jnp.einsum("bihk,bjhk->bhij", q + self.u, k)
-        by_distance = jnp.einsum("bihk,mhk->bhim", q + self.v, r_LHK)  # column m is distance L - 1 - m
+        scores = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+        by_content = scores("bihk,bjhk->bhij", q + self.u, k)
+        by_distance = scores("bihk,mhk->bhim", q + self.v, r_LHK)  # column m is distance L - 1 - m
         shifted = jnp.pad(by_distance, ((0, 0), (0, 0), (0, 0), (1, 0))).reshape(B, self.n_heads, L + 1, L)[:, :, 1:]
         seen = np.tri(L, dtype=bool) & (segment_ids_BL[:, :, None] == segment_ids_BL[:, None, :])
         return self._attend(by_content + shifted, seen[:, None], v, "bhij,bjhk->bihk"), k, v

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lmlab import experiment
 from lmlab.kernels.compaction import compact
 from lmlab.models.boundaries import BoundaryPredictor, GumbelBoundaries, binomial_nats, relaxed_bernoulli
 from lmlab.models.build import hourglass
 from lmlab.models.chunkers import Routing
-from lmlab.models.language_model import LanguageModel, init
+from lmlab.models.language_model import LanguageModel, count_parameters, init
 from lmlab.models.segments import SegmentMean, StraightThroughMean
 from lmlab.models.transformer_xl import TransformerXL
 from lmlab.objectives.boundaries import Cuts, EntropySpikes, spikes
@@ -89,7 +90,7 @@ def test_whole_model(name):
     if name == "none":
         backbone = TransformerXL(3, D, FF, HEADS)
     else:
-        backbone = hourglass((1, 2, 1), D, FF, HEADS, BoundaryPredictor(D, FF))
+        backbone = hourglass((1, 2, 1), D, FF, HEADS, BoundaryPredictor(D, FF), SegmentMean)
     model = LanguageModel(V, backbone)
     params, bias = model_params(w), w["final_cast.bias"]
     assert jax.tree.structure(params) == jax.tree.structure(jax.eval_shape(lambda: init(model, jax.random.key(0))))
@@ -207,3 +208,10 @@ def test_training_draws_and_evaluation_does_not():
     p = np.asarray(chunker.apply(params, h, tokens, segments).probability_BL)
     np.testing.assert_allclose(starts.mean(0)[:, 1:], p[:, 1:], atol=0.05)
     np.testing.assert_array_equal(chunker.apply(params, h, tokens, segments).start_BL[:, 1:], p[:, 1:] > 0.5)
+
+
+def test_paper_scale_has_the_parameters_that_are_known():
+    """About 41M, and 1M of a boundary predictor."""
+    found = experiment.load("token_pooling")
+    plain, drawn = (count_parameters(found.resolve(arm, "paper").model) for arm in ("whitespace", "gumbel"))
+    assert round(plain / 1e6) == 41 and 0.9e6 < drawn - plain < 1.1e6

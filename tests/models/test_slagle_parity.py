@@ -1,4 +1,4 @@
-"""Agreement with MegaByte and SpaceByte as in the repository of arXiv 2404.14408: logits, loss and gradients of tiny models.
+"""Agreement with MegaByte and SpaceByte as released with arXiv 2404.14408: logits, loss, gradients of tiny models.
 
 Its rotary embedding pairs neighbouring channels, ours halves of a head; it widens with zeros in front, we behind.
 """
@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmlab import experiment
 from lmlab.models.build import megabyte, spacebyte
 from lmlab.models.chunkers import spacelike
-from lmlab.models.language_model import LanguageModel, init
+from lmlab.models.language_model import LanguageModel, abstract_init, init
 from tests.paths import fixture
 
 
@@ -139,3 +140,14 @@ def test_spacebyte():
 
 def test_the_rule_of_spacebyte():
     np.testing.assert_array_equal(spacelike(np.arange(256)), fixture("spacebyte_rule.npz")["spacelike"])
+
+
+def test_paper_scale_has_the_blocks_that_its_name_counts():
+    """SpaceByte-793M+184M: the weights of its blocks, without norms, embeddings and positions."""
+    backbone = abstract_init(experiment.load("spacebyte").resolve("spacebyte", "paper").model)["params"]["backbone"]
+
+    def matrices(*parts):
+        leaves = jax.tree_util.tree_leaves_with_path([backbone[part] for part in parts])
+        return sum(leaf.size for path, leaf in leaves if "layers_" in str(path) and leaf.ndim > 1)
+
+    assert round(matrices("inner") / 1e6) == 793 and round(matrices("encoder", "decoder") / 1e6) == 184
