@@ -58,7 +58,7 @@ def deleting(scale, gate, **changes):
 def mrt5(target):
     """The learned gate, its rate controlled."""
     return lambda scale: deleting(
-        scale, LearnedGate(SHAPES[scale][2]), objective=DeletionRate(target, *GAINS[scale])
+        scale, LearnedGate(SHAPES[scale][2], start=3.0), objective=DeletionRate(target, *GAINS[scale])
     )
 
 
