@@ -1,17 +1,19 @@
 """Charformer: fast character transformers via gradient-based subword tokenization (Tay et al. 2022, arXiv 2106.12672).
 
-GBST pools bytes into blocks of 1 to 4, scores the blocks, mixes them at every position by their scores, and takes the mean
-of every two positions; a T5 encoder reads what is left, the decoder writes bytes. All is soft and of static shape. The
-question: is it faster than a transformer over bytes at equal quality, and is it the scores that help, or the pooling?
+GBST pools bytes into blocks of 1 to 4, scores the blocks, mixes them at every position by their scores, and takes the
+mean of every two positions; a T5 encoder reads what is left, the decoder writes bytes. All is soft and of static
+shape. The question: is it faster than a transformer over bytes at equal quality, and is it the scores that help, or
+the pooling?
 
     lmlab table charformer --scale smoke      every arm, about 2 minutes on 2 CPU cores
     lmlab table charformer --scale small      about 5 minutes per arm and seed on 2 CPU cores
     lmlab show charformer --scale paper       the paper's own sizes (Base)
 
 At smoke and small the pooled arms have deeper encoders, so that all arms spend the same FLOPs per byte read; steps per
-second and bits per byte stand side by side. At paper scale the encoders are the same and the pooled ones cheaper, as in
-the paper's Table 6; their MLPs are gated with 2048 units, of as many parameters as the paper's 3072. GBST is that of the original Mesh TensorFlow code: a convolution of width 5, a score projection per
-width, and calibration, where it is on, of raw scores; padding takes no part in any mean.
+second and bits per byte stand side by side. At paper scale the encoders are the same and the pooled ones cheaper, as
+in the paper's Table 6; their MLPs are gated with 2048 units, of as many parameters as the paper's 3072. GBST is that
+of the original Mesh TensorFlow code: a convolution of width 5, a score projection per width, and calibration, where it
+is on, of raw scores; padding takes no part in any mean.
 """
 
 from lmlab.comparison import SPAN_SETUPS, Setup
@@ -25,8 +27,8 @@ PAPER = Paper(
     title="Charformer: Fast Character Transformers via Gradient-based Subword Tokenization",
     year=2022,
     url="arXiv 2106.12672",
-    claim="Subwords that are learned softly, as part of the model, match subword models in quality and speed up byte-level "
-    "transformers by 28% to 100%.",
+    claim="Subwords that are learned softly, as part of the model, match subword models in quality and speed up "
+    "byte-level transformers by 28% to 100%.",
 )
 
 SETUPS = SPAN_SETUPS | {

@@ -1,14 +1,15 @@
 """Neural machine translation without embeddings (Shaham & Levy 2021, arXiv 2008.09396).
 
 There are fewer bytes than dimensions, so that a byte can be its one-hot vector and needs no embedding. With one-hot
-vectors, dropout on the decoder's input blanks whole tokens, and the paper finds that this is what helps. So two by two:
-learned or one-hot vectors, with and without token dropout.
+vectors, dropout on the decoder's input blanks whole tokens, and the paper finds that this is what helps. So two by
+two: learned or one-hot vectors, with and without token dropout.
 
     lmlab table embeddingless --scale smoke      every arm, about 2 minutes on 2 CPU cores
     lmlab table embeddingless --scale small      about 6 minutes per arm and seed on 2 CPU cores
 
-The paper translates between English and ten languages; here the same models fill spans of text, since there is no parallel
-text on every machine: bits per masked byte, not BLEU. The arms with one-hot vectors spend what they save on wider MLPs.
+The paper translates between English and ten languages; here the same models fill spans of text, since there is no
+parallel text on every machine: bits per masked byte, not BLEU. The arms with one-hot vectors spend what they save on
+wider MLPs.
 """
 
 from lmlab.comparison import SPAN_SETUPS, Setup
@@ -72,8 +73,8 @@ TABLE = Table(
         Column("bpb", "Test", "bits per masked byte", "lower", 3),
         Column("cost", "Perturbation", "bits per masked byte over clean", "lower", 3),
     ),
-    note="The paper reports BLEU of translation: on IWSLT the one-hot byte model is ahead of byte and character models with "
-    "embeddings in 19 of 20 cases. It has no table of this task.",
+    note="The paper reports BLEU of translation: on IWSLT the one-hot byte model is ahead of byte and character models "
+    "with embeddings in 19 of 20 cases. It has no table of this task.",
 )
 
 EXPERIMENT = Experiment(

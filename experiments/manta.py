@@ -1,16 +1,16 @@
-"""MANTa: efficient gradient-based tokenization for robust end-to-end language modeling (Godey et al. 2022, arXiv 2212.07284).
+"""MANTa: efficient gradient-based tokenization for robust end-to-end language modeling (Godey et al. 2022).
 
-A small transformer with a window puts frontiers between bytes, softly; bytes are pooled into the blocks between them, at
-most one block for four bytes, and a T5 encoder reads the blocks while the decoder writes bytes. Do the frontiers come to
-lie at words, and is the model faster than one over bytes, and as robust?
+A small transformer with a window puts frontiers between bytes, softly; bytes are pooled into the blocks between them,
+at most one block for four bytes, and a T5 encoder reads the blocks while the decoder writes bytes. Do the frontiers
+come to lie at words, and is the model faster than one over bytes, and as robust?
 
     lmlab table manta --scale smoke      every arm, about 2 minutes on 2 CPU cores
     lmlab table manta --scale small      about 5 minutes per arm and seed on 2 CPU cores
     lmlab show manta --scale paper       the paper's own sizes (Small)
 
-At smoke and small the pooled arms have deeper encoders and all arms spend the same FLOPs per byte read; at paper scale the
-encoders are alike. Blocks are means, which are exact for sharp frontiers, where the paper takes maxima; it trains with
-Adafactor and a learning rate of their own for the frontiers, here all have AdamW's.
+At smoke and small the pooled arms have deeper encoders and all arms spend the same FLOPs per byte read; at paper scale
+the encoders are alike. Blocks are means, which are exact for sharp frontiers, where the paper takes maxima; it trains
+with Adafactor and a learning rate of their own for the frontiers, here all have AdamW's.
 """
 
 from lmlab.comparison import SPAN_SETUPS, Setup
@@ -26,8 +26,8 @@ PAPER = Paper(
     title="MANTa: Efficient Gradient-Based Tokenization for Robust End-to-End Language Modeling",
     year=2022,
     url="arXiv 2212.07284",
-    claim="A differentiable segmentation into blocks, trained with the language model, is robust to perturbed and foreign "
-    "text and considerably faster than models over bytes.",
+    claim="A differentiable segmentation into blocks, trained with the language model, is robust to perturbed and "
+    "foreign text and considerably faster than models over bytes.",
 )
 
 SETUPS = SPAN_SETUPS | {

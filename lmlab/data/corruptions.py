@@ -1,8 +1,8 @@
 """From windows of text to what a model reads and what it is asked: the next token, or spans that were taken out.
 
-A corruption makes of a token stream windows that give batches: `batch(indices, draws)`. What is drawn by chance depends
-on `draws` alone, a tuple of integers per row such as (seed, number of the row in the run), so that a training batch stays
-a pure function of (seed, step). Without draws, as in evaluation, a window is always corrupted alike.
+A corruption makes of a token stream windows that give batches: `batch(indices, draws)`. What is drawn by chance
+depends on `draws` alone, a tuple of integers per row such as (seed, number of the row in the run), so that a training
+batch stays a pure function of (seed, step). Without draws, as in evaluation, a window is always corrupted alike.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """Encoders that delete positions on their way: MrT5's learned gate (arXiv 2410.20771), and gates by chance and by rule.
 
 A gate gives every position a number G from k (deleted) to 0 (kept). Soft deletion adds G to the scores of whoever
-attends to the position in later layers. Hard deletion takes out positions with G < k / 2, closes up the rest, and leaves
-their scores alone, as in the released code.
+attends to the position in later layers. Hard deletion takes out positions with G < k / 2, closes up the rest, and
+leaves their scores alone, as in the released code.
 """
 
 import math

@@ -22,6 +22,8 @@ UNMATCHED = {  # the papers' own layouts, which are not matched in FLOPs per byt
     ("hnet_chinese", "hnet_2stage", "paper"),
     *(("hnet_dna", arm, "paper") for arm in ("transformer", "hnet_transformer", "hnet_mamba2")),
     *(("byt5", arm, "paper") for arm in ("mt5", "byt5_span3", "byt5_balanced")),
+    *(("charformer", arm, "paper") for arm in ("mean_pool", "gbst", "gbst_calibrated")),
+    *(("manta", arm, "paper") for arm in ("stride", "manta")),
 }
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 ARMS = [(n, a.name) for n in experiment.names() for a in experiment.load(n).arms]
