@@ -32,8 +32,11 @@ def cache(tmp_path, monkeypatch):
 def deleting(tmp_path, **changes):
     """A small MrT5."""
     model = t5(272, (2, 1), 16, 32, 2, 8, null=True, encoder=DeletingEncoder, gate=LearnedGate(16), before=1)
-    return tiny.plain(
-        tmp_path, model=model, corruption=SpanCorruption(mean_span=3.0), objective=DeletionRate(0.5, 0.5, 0.1, True),
+    return dataclasses.replace(
+        tiny.plain(tmp_path),
+        model=model,
+        corruption=SpanCorruption(mean_span=3.0),
+        objective=DeletionRate(0.5, 0.5, 0.1, True),
         **changes,
     )
 
