@@ -14,7 +14,7 @@ wider MLPs.
 
 from lmlab.comparison import SPAN_SETUPS, Setup
 from lmlab.data.corpora import StandardLibrary
-from lmlab.data.corruptions import SpanCorruption
+from lmlab.data.corruptions import SpanCorruption, TokenDropout
 from lmlab.experiment import Arm, Column, Experiment, Paper, Table
 from lmlab.models.encoder_decoder import Decoder, Encoder, EncoderDecoder
 from lmlab.models.one_hot import OneHot
@@ -42,7 +42,7 @@ D_FF = {  # learned, one-hot
 }
 
 
-def arm(one_hot, dropout):
+def arm(one_hot, corruption):
     """scale -> Run."""
 
     def run(scale):
@@ -50,16 +50,16 @@ def arm(one_hot, dropout):
         shape = (d_model, D_FF[scale][one_hot], heads, d_kv)
         kind = OneHot if one_hot else EncoderDecoder
         model = kind(vocab, Encoder(layers[0], *shape), Decoder(layers[1], *shape))
-        return SETUPS[scale].run(model, corruption=SpanCorruption(token_dropout=dropout))
+        return SETUPS[scale].run(model, corruption=corruption)
 
     return run
 
 
 ARMS = (
-    Arm("learned", "Learned embeddings", arm(False, 0.0)),
-    Arm("learned_dropout", "Learned, token dropout", arm(False, 0.2)),
-    Arm("one_hot", "One-hot", arm(True, 0.0)),
-    Arm("one_hot_dropout", "One-hot, token dropout", arm(True, 0.2)),
+    Arm("learned", "Learned embeddings", arm(False, SpanCorruption())),
+    Arm("learned_dropout", "Learned, token dropout", arm(False, TokenDropout())),
+    Arm("one_hot", "One-hot", arm(True, SpanCorruption())),
+    Arm("one_hot_dropout", "One-hot, token dropout", arm(True, TokenDropout())),
 )
 
 TABLE = Table(

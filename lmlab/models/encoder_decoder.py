@@ -109,11 +109,11 @@ class Decoder(nn.Module):
     def init_cache(self, encoded, length):
         """Cache of rows that are about to write up to `length` tokens from one source each."""
         B = len(encoded.states_BSD)
-        dtype = encoded.states_BSD.dtype
-        empty = jnp.zeros((B, length, self.n_heads, self.d_kv), dtype)
+        memory = [block.memory(encoded.states_BSD) for block in self.blocks]
+        empty = jnp.zeros((B, length, self.n_heads, self.d_kv), memory[0][0].dtype)
         return {
             "written": [(empty, empty) for _ in self.blocks],
-            "memory": [block.memory(encoded.states_BSD) for block in self.blocks],
+            "memory": memory,
             "bias": jnp.broadcast_to(encoded.bias(), (B, 1, 1, encoded.states_BSD.shape[1])),
             "seen": encoded.segment_ids_BS > 0,
             "index": jnp.zeros(B, jnp.int32),

@@ -8,10 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lmlab.kernels.biased_attention import MASKED
 from lmlab.models.encoder_decoder import Encoder
 from lmlab.models.layers import normal, parameter
-
-MASKED = -1e30
 
 
 def block_means(x_BLD, valid_BL, width):

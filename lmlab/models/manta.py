@@ -11,11 +11,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lmlab.kernels.biased_attention import MASKED
 from lmlab.kernels.elementwise import embed, linear
 from lmlab.models.layers import normal, parameter
 from lmlab.models.t5 import EncoderBlock, RelativeBias, same_segment
 
-MASKED = -1e30
 EPS = 1e-4  # added to variances, in squared blocks
 
 

@@ -33,7 +33,7 @@ class DeletionRate:
 
     def next_state(self, state, metrics):
         """The controller behind a step whose metrics, summed over the whole batch, are these."""
-        error = self.target - metrics["deleted"] / jnp.maximum(1, metrics["positions"])
+        error = self.target - metrics["deleted"] / jnp.maximum(1, metrics["deleted_of"])
         return {"p": 0.9 * state["p"] + 0.1 * self.k_p * error, "i": state["i"] + self.k_i * error}
 
     def __call__(self, model, params, batch, key, state):
@@ -45,5 +45,5 @@ class DeletionRate:
         positions, deleted = jnp.sum(found.positions_BS), jnp.sum(found.deleted_BS)
         gate = jnp.sum(jnp.where(found.positions_BS, found.gate_BS, 0.0)) / jnp.maximum(1, positions)
         metrics = {"nats": nats, "targets": weight, "target_bytes": jnp.sum(batch["target_bytes"])}
-        metrics |= {"deleted": deleted, "positions": positions}
+        metrics |= {"deleted": deleted, "deleted_of": positions}
         return nats + self.alpha(state) * gate * weight, weight, metrics

@@ -233,6 +233,7 @@ class Totals:
     def values(self, step, seconds, positions, flops_per_step):
         """The logged line of the steps since the last one, each of `positions` tokens.
 
+        A sum whose counterpart is called <name>_of is logged as their ratio.
         `flops`: at the planned number of chunks; `computed_flops`: of all slots, filled or not, without what is
         computed again backward.
         """
@@ -249,6 +250,7 @@ class Totals:
         }
         parts = [name.removeprefix("grad_square/") for name in s if name.startswith("grad_square/")]
         values |= {f"grad_norm/{part}": math.sqrt(s[f"grad_square/{part}"] / n) for part in parts}
+        values |= {name: s[name] / max(1.0, s[f"{name}_of"]) for name in s if f"{name}_of" in s}
         stage, ratios, before = 0, [], n * positions
         while f"stage{stage}/starts" in s:
             p = f"stage{stage}/"

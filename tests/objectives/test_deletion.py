@@ -42,7 +42,7 @@ def test_the_controller_reaches_its_rate(target):
     state, shares = init(jax.random.key(0)), []
     for i in range(run.steps):
         state, metrics = step(state, batches.batch(i))
-        shares.append(float(metrics["deleted"] / metrics["positions"]))
+        shares.append(float(metrics["deleted"] / metrics["deleted_of"]))
     assert shares[0] < target - 0.2
     assert abs(np.mean(shares[100:]) - target) < 0.06
     assert abs(np.mean(shares[-20:]) - target) < 0.1

@@ -63,6 +63,8 @@ def assert_equal(a, b):
 def test_a_controller_resumes_bit_for_bit(tmp_path, monkeypatch):
     run = deleting(tmp_path, evaluators=(BitsPerByte("test"), Robustness("test", 2000), HardDeletion("test")))
     result = run_arm(run, str(tmp_path / "whole"), "mrt5")
+    logged = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert all(0 <= line["deleted"] <= 1 for line in logged if line["kind"] == "train")
     assert 0 < result["metrics"]["deleted"] < 1 and np.isfinite(result["metrics"]["hard_bpb"])
     assert result["metrics"]["bytes_per_token"] == 1.0 and result["sample"] == "" and result["passages"] == []
     stopped_at(5, monkeypatch, run, tmp_path / "stopped")
