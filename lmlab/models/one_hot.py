@@ -13,8 +13,8 @@ class OneHot(EncoderDecoder):
     """`EncoderDecoder` whose vocabulary has no parameters: ids are one-hot vectors padded with zeros to the width, and the
     logits are the first numbers of the decoder's last state. Three learned scalars, for source, target and logits.
 
-    Those of source and target start at sqrt(d), as in the original code, that of the logits at 1: its decoder's states
-    have unit variance, where a start at sqrt(d) would be sure of guesses.
+    Those of source and target start at sqrt(d), as in the original code, that of the logits at 1 / sqrt(d): the states of a
+    pre-norm decoder still hold their own token at about sqrt(d), and would be sure that it comes once more.
     """
 
     def setup(self):
@@ -23,7 +23,8 @@ class OneHot(EncoderDecoder):
         root = nn.initializers.constant(self.decoder.d_model**0.5)
         self.source_scale = parameter(self, "source_scale", root, (1,), (None,))
         self.target_scale = parameter(self, "target_scale", root, (1,), (None,))
-        self.logit_scale = parameter(self, "logit_scale", nn.initializers.ones, (1,), (None,))
+        inverse = nn.initializers.constant(self.decoder.d_model**-0.5)
+        self.logit_scale = parameter(self, "logit_scale", inverse, (1,), (None,))
 
     def embed_source(self, tokens):
         """[...] -> [..., D]."""
