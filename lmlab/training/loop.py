@@ -29,7 +29,7 @@ def train(run, directory, on_metrics=lambda step, values: None):
 
     Returns (params, data) at the end of the run; `on_metrics(step, values)` sees every logged line. With several
     processes all call this, and the first writes the run directory. A run that comes after another trains that first, in
-    `directory`/before. UserError if the directory holds another run, is
+    `directory`-before. UserError if the directory holds another run, is
     in use or cannot be written, if the corpus has changed or lacks a split that is evaluated, or if mesh and batch do
     not fit the devices. `Stopped` after SIGTERM or Ctrl-C, once what was done is saved.
     """
@@ -38,7 +38,7 @@ def train(run, directory, on_metrics=lambda step, values: None):
     before = None
     if run.after is not None:
         processes.first(lambda: check(run, directory))
-        before, _ = train(run.after, os.path.join(directory, "before"))
+        before, _ = train(run.after, os.fspath(directory).rstrip("/") + "-before")
     with StopSignal() as stop, contextlib.ExitStack() as stack:
         processes.first(lambda: check(run, directory))
         # The others find what the first has baked, or bake a copy of their own where they share no file system.

@@ -81,7 +81,7 @@ def test_a_run_after_another_starts_from_its_parameters(tmp_path, monkeypatch):
     second = dataclasses.replace(deleting(tmp_path, steps=4), after=first)
     train(second, tmp_path / "whole")
     alone, _ = train(first, tmp_path / "first")
-    assert_equal(load_run(str(tmp_path / "whole" / "before"))[2], alone)
+    assert_equal(load_run(str(tmp_path / "whole-before"))[2], alone)
     tiny_step = dataclasses.replace(second.optimizer, learning_rate=1e-9, weight_decay=0.0)
     still, _ = train(dataclasses.replace(second, optimizer=tiny_step), tmp_path / "still")
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), still, alone)
