@@ -1,8 +1,8 @@
 """ByT5: towards a token-free future with pre-trained byte-to-byte models (Xue et al. 2022, arXiv 2105.13626).
 
-A standard T5 over bytes in place of subwords: the parameters of the vocabulary go into a wider and deeper network whose
-encoder is three times as deep as its decoder, and the spans to fill in are longer, 20 bytes in the mean in place of 3
-subwords. Its Table 6 asks what perturbed text costs, its Table 8 what depth and span lengths matter.
+A standard T5 over bytes in place of subwords: the parameters of the vocabulary go into a wider and deeper network
+whose encoder is three times as deep as its decoder, and the spans to fill in are longer, 20 bytes in the mean in place
+of 3 subwords. Its Table 6 asks what perturbed text costs, its Table 8 what depth and span lengths matter.
 
     lmlab table byt5 --scale smoke      every arm, about 2 minutes on 2 CPU cores
     lmlab table byt5 --scale small      about 4 minutes per arm and seed on 2 CPU cores
@@ -10,9 +10,9 @@ subwords. Its Table 6 asks what perturbed text costs, its Table 8 what depth and
 
 Bits per byte are of the bytes that were taken out (15%), sentinels and the end included: whoever fills spans must also
 say where they end. They depend on the length of the spans, so that the arm with other spans is compared by robustness.
-At smoke and small the arms are matched in FLOPs per byte read; at paper scale they are ByT5 Small and mT5 Small, matched
-in parameters. The paper trains with Adafactor under an inverse square root; here it is AdamW under WSD. Sentinels are ids
-of their own, where ByT5 takes the last byte ids.
+At smoke and small the arms are matched in FLOPs per byte read; at paper scale they are ByT5 Small and mT5 Small,
+matched in parameters. The paper trains with Adafactor under an inverse square root; here it is AdamW under WSD.
+Sentinels are ids of their own, where ByT5 takes the last byte ids.
 """
 
 from lmlab.comparison import SPAN_SETUPS, Setup

@@ -1,8 +1,8 @@
 """From windows of text to what a model reads and what it is asked: the next token, or spans that were taken out.
 
-A corruption makes of a token stream windows that give batches: `batch(indices, draws)`. What is drawn by chance depends
-on `draws` alone, a tuple of integers per row such as (seed, number of the row in the run), so that a training batch stays
-a pure function of (seed, step). Without draws, as in evaluation, a window is always corrupted alike.
+A corruption makes of a token stream windows that give batches: `batch(indices, draws)`. What is drawn by chance
+depends on `draws` alone, a tuple of integers per row such as (seed, number of the row in the run), so that a training
+batch stays a pure function of (seed, step). Without draws, as in evaluation, a window is always corrupted alike.
 """
 
 import dataclasses
@@ -54,11 +54,10 @@ class SpanCorruption:
 
     noise: float = 0.15  # share of the tokens that are taken out
     mean_span: float = 20.0  # tokens
-    token_dropout: float = 0.0  # share of the decoder's input tokens that are blanked while training
 
     def __post_init__(self):
-        if not 0 < self.noise < 1 or self.mean_span < 1 or not 0 <= self.token_dropout < 1:
-            raise UserError("Span corruption needs noise in (0, 1), mean_span of at least 1, token_dropout in [0, 1).")
+        if not 0 < self.noise < 1 or self.mean_span < 1:
+            raise UserError("Span corruption needs noise in (0, 1) and mean_span of at least 1.")
 
     @property
     def continues(self):
@@ -79,6 +78,10 @@ class SpanCorruption:
         """One sentinel per span."""
         return self.spans(length)[1]
 
+    def decoder_input(self, tokens, rng):
+        """What the decoder reads in training, of its shifted targets."""
+        return tokens
+
     def windows(self, stream, length, tokenizer):
         """`CorruptedWindows`."""
         return CorruptedWindows(stream, length, tokenizer, self)
@@ -92,6 +95,23 @@ class SpanCorruption:
     def flops(self, model, length, ratios=()):
         """Forward FLOPs per token of the window by part, those of source and target together."""
         return {name: value / length for name, value in model.flops(*self.lengths(length), ratios).items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenDropout(SpanCorruption):
+    """`SpanCorruption` that in training blanks a share of what the decoder reads (Shaham & Levy 2021): -1 stands for
+    nothing, and is embedded as zero."""
+
+    rate: float = 0.2
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.rate < 1:
+            raise UserError(f"Token dropout needs a rate in [0, 1), not {self.rate}.")
+
+    def decoder_input(self, tokens, rng):
+        """What the decoder reads in training, of its shifted targets."""
+        return np.where(rng.random(len(tokens)) < self.rate, -1, tokens)
 
 
 class CorruptedWindows:
@@ -143,8 +163,8 @@ class CorruptedWindows:
         covered = np.split(covered, ends[:-1])[1::2]
         target_bytes = np.concatenate([part for piece in covered for part in ([0], piece)] + [[0]])
         tokens = np.concatenate([[self._tokenizer.bos], targets[:-1]])
-        if draw is not None and self._corruption.token_dropout:
-            tokens = np.where(rng.random(len(tokens)) < self._corruption.token_dropout, -1, tokens)
+        if draw is not None:
+            tokens = self._corruption.decoder_input(tokens, rng)
         ones = np.ones(len(targets), np.int32)
         return {
             "inputs": inputs,

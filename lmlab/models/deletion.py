@@ -1,8 +1,8 @@
 """Encoders that delete positions on their way: MrT5's learned gate (arXiv 2410.20771), and gates by chance and by rule.
 
 A gate gives every position a number G from k (deleted) to 0 (kept). Soft deletion adds G to the scores of whoever
-attends to the position in later layers. Hard deletion takes out positions with G < k / 2, closes up the rest, and leaves
-their scores alone, as in the released code.
+attends to the position in later layers. Hard deletion takes out positions with G < k / 2, closes up the rest, and
+leaves their scores alone, as in the released code.
 """
 
 import math
@@ -32,14 +32,16 @@ class Deletion(NamedTuple):
 
 
 class LearnedGate(nn.Module):
-    """G = k sigmoid(-(w . norm(h) + b)) (MrT5, eq. 1); b starts at 1, so that most is kept at first."""
+    """G = k sigmoid(-(w . norm(h) + b)) (MrT5, eq. 1). `start`: where b starts, 1 in the original code, which continues a
+    trained model. There G is -8 and attention all but off under softmax_1; from random weights 3 learns sooner."""
 
     d_model: int
+    start: float = 1.0
 
     def setup(self):
         self.norm = RMSNorm(self.d_model, EPS)
         self.w = parameter(self, "w", normal(self.d_model**-0.5), (self.d_model, 1), ("embed", None))
-        self.bias = parameter(self, "bias", nn.initializers.ones, (1,), (None,))
+        self.bias = parameter(self, "bias", nn.initializers.constant(self.start), (1,), (None,))
 
     def __call__(self, h_BSD, tokens_BS, segment_ids_BS):
         """[B, S] float32."""

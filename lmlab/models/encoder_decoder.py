@@ -109,11 +109,11 @@ class Decoder(nn.Module):
     def init_cache(self, encoded, length):
         """Cache of rows that are about to write up to `length` tokens from one source each."""
         B = len(encoded.states_BSD)
-        dtype = encoded.states_BSD.dtype
-        empty = jnp.zeros((B, length, self.n_heads, self.d_kv), dtype)
+        memory = [block.memory(encoded.states_BSD) for block in self.blocks]
+        empty = jnp.zeros((B, length, self.n_heads, self.d_kv), memory[0][0].dtype)
         return {
             "written": [(empty, empty) for _ in self.blocks],
-            "memory": [block.memory(encoded.states_BSD) for block in self.blocks],
+            "memory": memory,
             "bias": jnp.broadcast_to(encoded.bias(), (B, 1, 1, encoded.states_BSD.shape[1])),
             "seen": encoded.segment_ids_BS > 0,
             "index": jnp.zeros(B, jnp.int32),
@@ -162,6 +162,10 @@ class EncoderDecoder(nn.Module):
         x = embed(self.embedding, jnp.maximum(tokens, 0))
         return jnp.where(tokens[..., None] < 0, 0, x)
 
+    def embed_source(self, tokens):
+        """The same of the source."""
+        return self.embed_tokens(tokens)
+
     def _logits(self, y):
         return linear(y.astype(self.head.dtype), self.head).astype(jnp.float32)
 
@@ -180,7 +184,7 @@ class EncoderDecoder(nn.Module):
         """`Encoded`."""
         if segment_ids_BS is None:
             segment_ids_BS = jnp.ones_like(inputs_BS)
-        return self.encoder(self.embed_tokens(inputs_BS), inputs_BS, segment_ids_BS)
+        return self.encoder(self.embed_source(inputs_BS), inputs_BS, segment_ids_BS)
 
     def read(self, inputs_BS, valid_BS, length):
         """Cache of rows that have read right-padded sources, and will write up to `length` tokens."""

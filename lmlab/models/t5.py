@@ -175,7 +175,7 @@ class DecoderBlock(nn.Module):
         return self._rest(x_BLD, memory, cross_bias, cross_seen)
 
     def step(self, x_BD, memory, cache, index_B, bias, cross_bias, cross_seen):
-        """Position `index_B` of each row: (y_BD, cache), where `cache` holds the keys and values [B, N, H, K] so far."""
+        """Position `index_B` of each row: (y_BD, cache); `cache`: keys and values [B, N, H, K] so far."""
         x_B1D = x_BD[:, None]
         h_B1D = self.norm1(x_B1D)
         row_B = jnp.arange(len(x_BD))

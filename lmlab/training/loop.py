@@ -28,12 +28,17 @@ def train(run, directory, on_metrics=lambda step, values: None):
     """Train `run` in `directory`, resuming exactly where an earlier call stopped.
 
     Returns (params, data) at the end of the run; `on_metrics(step, values)` sees every logged line. With several
-    processes all call this, and the first writes the run directory. UserError if the directory holds another run, is
+    processes all call this, and the first writes the run directory. A run that comes after another trains that first, in
+    `directory`-before. UserError if the directory holds another run, is
     in use or cannot be written, if the corpus has changed or lacks a split that is evaluated, or if mesh and batch do
     not fit the devices. `Stopped` after SIGTERM or Ctrl-C, once what was done is saved.
     """
     mesh = make_mesh(run.mesh)
     check_rows(run, mesh)
+    before = None
+    if run.after is not None:
+        processes.first(lambda: check(run, directory))
+        before, _ = train(run.after, os.fspath(directory).rstrip("/") + "-before")
     with StopSignal() as stop, contextlib.ExitStack() as stack:
         processes.first(lambda: check(run, directory))
         # The others find what the first has baked, or bake a copy of their own where they share no file system.
@@ -56,7 +61,7 @@ def train(run, directory, on_metrics=lambda step, values: None):
             between_batches,
         )
         try:
-            params = _train(run, directory, data, mesh, stop, watch, on_metrics)
+            params = _train(run, directory, data, mesh, stop, watch, on_metrics, before)
         except OSError as error:
             raise Interrupted(
                 f"Training in {directory} failed: {error.strerror or error}. What was saved before is kept, and the "
@@ -65,7 +70,7 @@ def train(run, directory, on_metrics=lambda step, values: None):
     return params, dataclasses.replace(data, check=lambda: None)
 
 
-def _train(run, directory, data, mesh, stop, watch, on_metrics):
+def _train(run, directory, data, mesh, stop, watch, on_metrics, before):
     optimizer = run.optimizer.build(run.steps)
     init, shardings = make_init(run, optimizer, mesh)
     step_fn = make_step(run, optimizer, mesh, shardings)
@@ -84,6 +89,8 @@ def _train(run, directory, data, mesh, stop, watch, on_metrics):
         step = checkpoints.latest_step(saved)
         if step is None:
             step, state = 0, init(jax.random.key(run.seed))
+            if before is not None:
+                state = state.replace(params=jax.device_put(before, shardings.params))
         else:
             abstract = jax.tree.map(
                 lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
@@ -226,6 +233,7 @@ class Totals:
     def values(self, step, seconds, positions, flops_per_step):
         """The logged line of the steps since the last one, each of `positions` tokens.
 
+        A sum whose counterpart is called <name>_of is logged as their ratio.
         `flops`: at the planned number of chunks; `computed_flops`: of all slots, filled or not, without what is
         computed again backward.
         """
@@ -242,6 +250,7 @@ class Totals:
         }
         parts = [name.removeprefix("grad_square/") for name in s if name.startswith("grad_square/")]
         values |= {f"grad_norm/{part}": math.sqrt(s[f"grad_square/{part}"] / n) for part in parts}
+        values |= {name: s[name] / max(1.0, s[f"{name}_of"]) for name in s if f"{name}_of" in s}
         stage, ratios, before = 0, [], n * positions
         while f"stage{stage}/starts" in s:
             p = f"stage{stage}/"

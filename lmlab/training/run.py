@@ -34,6 +34,7 @@ class Run:
     remat: bool = False  # compute every block again backward
     mesh: Mesh = Mesh()
     seed: int = 0
+    after: Any = None  # a Run that comes first, whose parameters this one starts from
 
     def __post_init__(self):
         if self.keep_last < 2:
@@ -57,6 +58,8 @@ class Run:
                 )
         if len({type(e) for e in self.evaluators}) < len(self.evaluators):
             raise UserError("A run takes one evaluator of each kind: the metrics of two would overwrite one another.")
+        if self.after is not None and self.after.model != self.model:
+            raise UserError("A run goes on from the parameters of another only where both have the same model.")
         extra = self.corruption.extra_ids(self.length)
         if self.model.vocab_size < self.tokenizer.vocab_size + extra:
             and_extra = f" and the corruption {extra}" if extra else ""

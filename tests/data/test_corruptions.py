@@ -5,7 +5,7 @@ import pytest
 
 from lmlab.data.bake import stream_of
 from lmlab.data.batches import TrainBatches, evaluation_batches
-from lmlab.data.corruptions import NextTokens, SpanCorruption
+from lmlab.data.corruptions import NextTokens, SpanCorruption, TokenDropout
 from lmlab.errors import UserError
 from lmlab.text.bpe import BPE
 from lmlab.text.bytes import ByteTokenizer
@@ -95,7 +95,7 @@ def test_training_rows_are_the_same_on_any_number_of_hosts_and_new_every_epoch()
 
 
 def test_evaluation_is_always_the_same_and_drops_no_input():
-    made, tokenizer = windows(SpanCorruption(token_dropout=0.5))
+    made, tokenizer = windows(TokenDropout(rate=0.5))
     once, again = ([b["tokens"].tobytes() for b in evaluation_batches(made, 3)] for _ in range(2))
     assert once == again
     assert (made.batch([0])["tokens"] >= 0).all()
@@ -108,7 +108,12 @@ def test_next_tokens_are_windows():
     assert {n: a.shape[1:] for n, a in made.batch([0]).items()} == NextTokens().shapes(64)
 
 
-@pytest.mark.parametrize("wrong", [{"noise": 0.0}, {"noise": 1.0}, {"mean_span": 0.5}, {"token_dropout": 1.0}])
+@pytest.mark.parametrize("wrong", [{"noise": 0.0}, {"noise": 1.0}, {"mean_span": 0.5}])
 def test_bad_input(wrong):
     with pytest.raises(UserError, match="Span corruption needs"):
         SpanCorruption(**wrong)
+
+
+def test_a_rate_that_drops_everything():
+    with pytest.raises(UserError, match="Token dropout needs"):
+        TokenDropout(rate=1.0)

@@ -30,6 +30,8 @@ UNMATCHED = {  # not matched in FLOPs per byte as they are counted here: mostly 
     ("magnet", "magnet", "paper"),
     ("toucan", "toucan", "smoke"),
     *(("toucan", "toucan_10", scale) for scale in ("smoke", "small", "paper")),
+    *(("charformer", arm, "paper") for arm in ("mean_pool", "gbst", "gbst_calibrated")),
+    *(("manta", arm, "paper") for arm in ("stride", "manta")),
 }
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 ARMS = [(n, a.name) for n in experiment.names() for a in experiment.load(n).arms]

@@ -48,7 +48,8 @@ def test_softmax_1_attends_to_nothing_where_scores_are_low():
 def test_softmax_1_is_the_formula():
     scores = np.array([[-1.0, 2.0, 0.5]], np.float32)
     v = np.eye(3, dtype=np.float32)[None, :, None]
-    p = biased_attention(np.zeros((1, 1, 1, 3)), np.zeros((1, 3, 1, 3)), v, scores[None, None], np.ones((1, 1, 3), bool), True)
+    q, k, seen = np.zeros((1, 1, 1, 3)), np.zeros((1, 3, 1, 3)), np.ones((1, 1, 3), bool)
+    p = biased_attention(q, k, v, scores[None, None], seen, True)
     np.testing.assert_allclose(p[0, 0, 0], np.exp(scores[0]) / (1 + np.exp(scores[0]).sum()), rtol=1e-6)
 
 

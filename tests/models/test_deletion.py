@@ -122,7 +122,7 @@ def test_the_controller_equals_its_formula():
     }.items():
         state, alphas = objective.init_state(), []
         for share in z["pi_current"]:
-            state = objective.next_state(state, {"deleted": share, "positions": 1.0})
+            state = objective.next_state(state, {"deleted": share, "deleted_of": 1.0})
             alphas.append(objective.alpha(state))
         np.testing.assert_allclose(alphas, z[name], atol=1e-7)
 
