@@ -3,6 +3,7 @@
 from lmlab.errors import UserError
 from lmlab.models.chunkers import LearnedChunker
 from lmlab.models.hierarchy import Hierarchy
+from lmlab.models.patches import PatchDecoder, PatchQueries, PatchVectors
 from lmlab.models.pool import Select
 from lmlab.models.stack import Stack, height
 from lmlab.models.unpool import Smooth
@@ -72,3 +73,28 @@ def hierarchy(
         )
 
     return build(layout, 0, 0)
+
+
+def blt(layers, d_model, d_ff, chunker, n_heads=16, window=512, longest=128, k=2, rotary_base=5e5, capacity=None):
+    """BLT's local encoder, global transformer and local decoder (arXiv 2412.09871) around the chunks of `chunker`.
+
+    `layers`: of the three; `d_model`, `d_ff`: local and global. Of a patch, which `k` vectors stand for, its last `longest`
+    bytes are looked at. UserError unless the global width is k times the local one.
+    """
+    D, E = d_model
+    if E != k * D:
+        raise UserError(f"The global width is {k} times the local one, for the {k} vectors of a patch: not {E} and {D}.")
+    base = dict(n_heads=n_heads, rotary_base=rotary_base)
+    local = dict(base, rotary_dim=D // n_heads, window=window)
+    outer = 2 * (layers[0] + layers[2])
+    return Hierarchy(
+        encoder=Stack(f"T{layers[0]}", D, d_ff[0], depth=outer, final_norm=False, **local),
+        chunker=chunker,
+        pool=PatchQueries(D, n_heads, k, longest),
+        inner=Stack(
+            f"T{layers[1]}", E, d_ff[1], depth=outer + 2 * layers[1], rotary_dim=E // n_heads, final_norm=False, **base
+        ),
+        unpool=PatchVectors(E, D, k),
+        decoder=PatchDecoder(f"T{layers[2]}", D, d_ff[0], depth=outer, k=k, **local),
+        capacity=capacity,
+    )

@@ -59,7 +59,7 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """Blocks in sequence and a final RMSNorm: [B, L, D] -> [B, L, D], float32 residual stream.
+    """Blocks in sequence and a final RMSNorm, if any: [B, L, D] -> [B, L, D], float32 residual stream.
 
     This is the interface of every encoder, decoder and innermost network of a hierarchy. They are told more than a stack
     looks at: the tokens; `nominal`, see `Hierarchy.slots`; and, as decoders, `start_BL`, where the chunks around them
@@ -78,12 +78,16 @@ class Stack(nn.Module):
     d_state: int = 128
     depth: int | None = None
     remat: bool = False
+    rotary_base: float = 10_000.0
+    final_norm: bool = True
 
     @nn.nowrap
     def _block(self, letter):
         out_std = 0.02 / (self.depth or height(self.layout)) ** 0.5
         if letter in "tT":
-            mixer = Attention(self.d_model, self.n_heads, self.rotary_dim, self.window, out_std, parent=None)
+            mixer = Attention(
+                self.d_model, self.n_heads, self.rotary_dim, self.window, out_std, self.rotary_base, parent=None
+            )
         else:
             mixer = Mamba2(self.d_model, d_state=self.d_state, out_std=out_std, parent=None)
         mlp = SwiGLU(self.d_model, self.d_ff, out_std, parent=None) if letter.isupper() else None
@@ -91,14 +95,21 @@ class Stack(nn.Module):
 
     def setup(self):
         self.layers = [self._block(letter) for letter in parse_layout(self.layout)]
-        self.norm = RMSNorm(self.d_model)
+        if self.final_norm:
+            self.norm = RMSNorm(self.d_model)
+
+    def _through(self, x, run, caches):
+        """(output, new caches) of the layers in sequence; `run(layer, x, cache)` gives (x, cache) behind one of them."""
+        new, x = [], x.astype(jnp.float32)
+        for layer, cache in zip(self.layers, caches, strict=True):
+            x, cache = run(layer, x, cache)
+            new.append(cache)
+        return self.norm(x) if self.final_norm else x, new
 
     def __call__(self, x_BLD, tokens_BL, segment_ids_BL, nominal=None, start_BL=None):
         """Returns (y_BLD, stages); a stack has no stages."""
-        x_BLD = x_BLD.astype(jnp.float32)
-        for layer in self.layers:
-            x_BLD = layer(x_BLD, segment_ids_BL)
-        return self.norm(x_BLD), ()
+        none = [None] * len(self.layers)
+        return self._through(x_BLD, lambda layer, x, cache: (layer(x, segment_ids_BL), cache), none)[0], ()
 
     @nn.nowrap
     def init_cache(self, batch, length):
@@ -107,19 +118,11 @@ class Stack(nn.Module):
 
     def prefill(self, x_BLD, tokens_BL, valid_BL, cache, start_BL=None):
         """Forward over right-padded prompts, with the caches after each."""
-        new, x_BLD = [], x_BLD.astype(jnp.float32)
-        for layer, layer_cache in zip(self.layers, cache, strict=True):
-            x_BLD, layer_cache = layer.prefill(x_BLD, valid_BL, layer_cache)
-            new.append(layer_cache)
-        return self.norm(x_BLD), new
+        return self._through(x_BLD, lambda layer, x, cache: layer.prefill(x, valid_BL, cache), cache)
 
     def step(self, x_BD, tokens_B, cache, active_B, row_B=None, start_B=None):
         """One position for the active rows. `row_B`: rows of the cache that they are; None: all, in order."""
-        new, x_BD = [], x_BD.astype(jnp.float32)
-        for layer, layer_cache in zip(self.layers, cache, strict=True):
-            x_BD, layer_cache = layer.step(x_BD, layer_cache, active_B, row_B)
-            new.append(layer_cache)
-        return self.norm(x_BD), new
+        return self._through(x_BD, lambda layer, x, cache: layer.step(x, cache, active_B, row_B), cache)
 
     def emptied(self, cache, empty_B, row_B=None):
         """The caches, with nothing seen in the rows `empty_B`."""
