@@ -3,9 +3,11 @@
 from lmlab.errors import UserError
 from lmlab.models.chunkers import LearnedChunker
 from lmlab.models.hierarchy import Hierarchy
+from lmlab.models.marks import AtMarks
 from lmlab.models.patches import PatchDecoder, PatchQueries, PatchVectors
 from lmlab.models.pool import Select
 from lmlab.models.stack import Stack, height
+from lmlab.models.transitions import Down, UpByMatrix
 from lmlab.models.unpool import Smooth
 
 
@@ -98,3 +100,32 @@ def blt(layers, d_model, d_ff, chunker, n_heads=16, window=512, longest=128, k=2
         decoder=PatchDecoder(f"T{layers[2]}", D, d_ff[0], depth=outer, k=k, **local),
         capacity=capacity,
     )
+
+
+def aunet(layers, d_model, d_ff, n_heads, window, positions_per_chunk, capacity, up=UpByMatrix, rotary_base=5e5):
+    """AU-Net's stages over marked tokens (arXiv 2506.14761), all arguments but the last two one per stage from the
+    outside in.
+
+    `layers`: of an encoder and as many of a decoder; at last, of the trunk. `positions_per_chunk` and `capacity`: one fewer.
+    """
+
+    def build(s, outer):
+        D, heads = d_model[s], n_heads[s]
+        inmost = s == len(layers) - 1
+        depth = outer + 2 * layers[s] * (1 if inmost else 2)
+        stack = Stack(
+            f"T{layers[s]}", D, d_ff[s], heads, D // heads, window[s], depth=depth, rotary_base=rotary_base, final_norm=False
+        )
+        if inmost:
+            return stack
+        return Hierarchy(
+            encoder=stack,
+            chunker=AtMarks(s, positions_per_chunk[s]),
+            pool=Down(D, d_model[s + 1]),
+            inner=build(s + 1, depth),
+            unpool=up(d_model[s + 1], D),
+            decoder=stack.clone(final_norm=s == 0),
+            capacity=capacity[s],
+        )
+
+    return build(0, 0)
