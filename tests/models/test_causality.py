@@ -21,11 +21,16 @@ def model_of(path):
     """The arm's model with parameters moved off their special starting points, and its vocabulary."""
     found, arm = experiment.find(path)
     model = uncapped(found.resolve(arm, "smoke").model)
-    params = init(model, jax.random.key(0))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    moved = [p + 0.05 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
-    return model, jax.tree.unflatten(tree, moved)
+
+    @jax.jit  # one compilation: op by op it would be a hundred
+    def moved():
+        leaves, tree = jax.tree.flatten(init(model, jax.random.key(0)))
+        keys = jax.random.split(jax.random.key(1), len(leaves))
+        return jax.tree.unflatten(
+            tree, [p + 0.05 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
+        )
+
+    return model, moved()
 
 
 def text(model, shape, seed=0):
