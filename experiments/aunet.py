@@ -1,20 +1,21 @@
 """From bytes to ideas: language modeling with autoregressive U-Nets (Videau et al. 2025, arXiv 2506.14761).
 
-The question: at equal FLOPs per byte, does a byte model that pools bytes to words, words to pairs and pairs to groups of
-four match a transformer over BPE tokens, and does each further stage help?
+The question: at equal FLOPs per byte, does a byte model that pools bytes to words, words to pairs and pairs to groups
+of four match a transformer over BPE tokens, and does each further stage help?
 
     lmlab table aunet --scale smoke     every arm, a few minutes on 2 CPU cores
     lmlab table aunet --scale small     a few minutes per arm and seed on 2 CPU cores
     lmlab show aunet --scale paper      sizes and FLOPs per byte side by side
 
 The arms differ in the number of stages and in what is read; depths bring them to equal FLOPs per byte. AU-Net 2 has the
-stages bytes and words, AU-Net 3 pairs of words too, AU-Net 4 also groups of four. Units end where the released code's "word"
-expressions say, made causal (`lmlab.models.words`); each position reads its chunk through the matrix of its offset.
+stages bytes and words, AU-Net 3 pairs of words too, AU-Net 4 also groups of four. Units end where the released code's
+"word" expressions say, made causal (`lmlab.models.words`); each position reads its chunk through the matrix of its
+offset.
 
 At paper scale AU-Net 2 has the widths, layers and windows of the released configuration (512 and 2048, 3 and 25 layers,
-windows of 512 and 4096) and its learning rate. AU-Net 3 has the widths of the released one (512, 2048, 3456), but 4 and 8
-layers in place of 6 and 12, to be no more expensive. The configuration of AU-Net 4 is not known to us; nor are bytes per
-unit, which are planned as on our corpus. Corpus and schedule are those of H-Net's paper-scale runs.
+windows of 512 and 4096) and its learning rate. AU-Net 3 has the widths of the released one (512, 2048, 3456), but 4 and
+8 layers in place of 6 and 12, to be no more expensive. The configuration of AU-Net 4 is not known to us; nor are bytes
+per unit, which are planned as on our corpus. Corpus and schedule are those of H-Net's paper-scale runs.
 """
 
 from lmlab.comparison import Setup
@@ -30,8 +31,8 @@ PAPER = Paper(
     title="From Bytes to Ideas: Language Modeling with Autoregressive U-Nets",
     year=2025,
     url="arXiv 2506.14761",
-    claim="A byte model that pools to words and groups of words ties with strong BPE baselines at equal pretraining compute, "
-    "and deeper hierarchies have a promising trend.",
+    claim="A byte model that pools to words and groups of words ties with strong BPE baselines at equal pretraining "
+    "compute, and deeper hierarchies have a promising trend.",
 )
 
 SETUPS = {

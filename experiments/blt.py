@@ -1,7 +1,7 @@
 """Byte Latent Transformer: patches scale better than tokens (Pagnoni et al. 2024, arXiv 2412.09871).
 
-The question: at equal FLOPs per byte, does a byte model whose patches end where the next byte is hard to predict match a
-transformer over BPE tokens, and is it the entropy that does it, or would words or a fixed length do as well?
+The question: at equal FLOPs per byte, does a byte model whose patches end where the next byte is hard to predict match
+a transformer over BPE tokens, and is it the entropy that does it, or would words or a fixed length do as well?
 
     lmlab table blt --scale smoke       every arm, a few minutes on 2 CPU cores
     lmlab table blt --scale small       a few minutes per arm and seed on 2 CPU cores
@@ -14,8 +14,8 @@ brings them to equal FLOPs per byte; the entropy model's are counted.
 Different from the paper: the entropy model is no finished model, it learns beside the rest from its own loss, and its
 threshold follows the quantile that gives the planned patch length (`lmlab.models.entropy`). Different from the released
 code, whose defects the original repository's issues discuss: the entropy model keeps its window, rows do not leak into
-one another, and the residual around the cross-attention is added once. Tables of n-grams are not divided by their number,
-as in the code.
+one another, and the residual around the cross-attention is added once. Tables of n-grams are not divided by their
+number, as in the code.
 
 At paper scale the sizes are those of the released 1B model (entropy model 14 x 768, local 1024 with 1 and 9 layers,
 global 25 x 2048, windows of 512, 500,002 rows per n-gram size); what it trained on and how is not in its repository,
@@ -159,8 +159,8 @@ TABLE_1 = Table(
         Column("cost", "Perturbed - clean", "bits per byte", "lower", 3),
     ),
     source="arXiv 2412.09871, Table 1: Llama 3 8B on 1T tokens, BLT-Space on 6T bytes, BLT-Entropy on 4.5T bytes",
-    note="The paper's arms are equal in total training FLOPs, at more bytes for longer patches; ours are equal in FLOPs per "
-    "byte and in bytes, by a deeper global transformer for longer patches.",
+    note="The paper's arms are equal in total training FLOPs, at more bytes for longer patches; ours are equal in FLOPs "
+    "per byte and in bytes, by a deeper global transformer for longer patches.",
 )
 
 EXPERIMENT = Experiment(

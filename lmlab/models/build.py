@@ -80,12 +80,12 @@ def hierarchy(
 def blt(layers, d_model, d_ff, chunker, n_heads=16, window=512, longest=128, k=2, rotary_base=5e5, capacity=None):
     """BLT's local encoder, global transformer and local decoder (arXiv 2412.09871) around the chunks of `chunker`.
 
-    `layers`: of the three; `d_model`, `d_ff`: local and global. Of a patch, which `k` vectors stand for, its last `longest`
-    bytes are looked at. UserError unless the global width is k times the local one.
+    `layers`: of the three; `d_model`, `d_ff`: local and global. Of a patch, which `k` vectors stand for, its last
+    `longest` bytes are looked at. UserError unless the global width is k times the local one.
     """
     D, E = d_model
     if E != k * D:
-        raise UserError(f"The global width is {k} times the local one, for the {k} vectors of a patch: not {E} and {D}.")
+        raise UserError(f"The global width is {k} times the local one, for a patch's {k} vectors: not {E} and {D}.")
     base = dict(n_heads=n_heads, rotary_base=rotary_base)
     local = dict(base, rotary_dim=D // n_heads, window=window)
     outer = 2 * (layers[0] + layers[2])
@@ -106,16 +106,16 @@ def aunet(layers, d_model, d_ff, n_heads, window, positions_per_chunk, capacity,
     """AU-Net's stages over marked tokens (arXiv 2506.14761), all arguments but the last two one per stage from the
     outside in.
 
-    `layers`: of an encoder and as many of a decoder; at last, of the trunk. `positions_per_chunk` and `capacity`: one fewer.
+    `layers`: of an encoder and as many of a decoder; at last, of the trunk. `positions_per_chunk` and `capacity`: one
+    fewer.
     """
 
     def build(s, outer):
         D, heads = d_model[s], n_heads[s]
         inmost = s == len(layers) - 1
         depth = outer + 2 * layers[s] * (1 if inmost else 2)
-        stack = Stack(
-            f"T{layers[s]}", D, d_ff[s], heads, D // heads, window[s], depth=depth, rotary_base=rotary_base, final_norm=False
-        )
+        attention = dict(n_heads=heads, rotary_dim=D // heads, rotary_base=rotary_base, window=window[s])
+        stack = Stack(f"T{layers[s]}", D, d_ff[s], depth=depth, final_norm=False, **attention)
         if inmost:
             return stack
         return Hierarchy(

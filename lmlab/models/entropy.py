@@ -29,9 +29,9 @@ def surprising(H, before, threshold, rise):
 
 
 def entropy_starts(H_BL, segment_ids_BL, threshold, rise=None, longest=None):
-    """Where chunks start, [B, L] bool: at the first byte of a document, which is a patch of its own, and at each last byte
-    of a patch; a patch ends where H > threshold (nats) and, if `rise` is given, H is higher by that than at the byte
-    before (the approximate monotonic constraint), or after `longest` bytes."""
+    """Where chunks start, [B, L] bool: at the first byte of a document, which is a patch of its own, and at each last
+    byte of a patch; a patch ends where H > threshold (nats) and, if `rise` is given, H is higher by that than at the
+    byte before (the approximate monotonic constraint), or after `longest` bytes."""
     valid_BL = segment_ids_BL > 0
     start_BL = surprising(H_BL, shift_right(H_BL, 0.0), threshold, rise) | segment_starts(segment_ids_BL)
     if longest is not None:
@@ -44,10 +44,10 @@ def entropy_starts(H_BL, segment_ids_BL, threshold, rise=None, longest=None):
 class EntropyMarker(nn.Module):
     """Level 1 at the last byte of each patch, for `Marked`, by the entropies of a small language model of its own.
 
-    The model learns beside the rest from its own next-byte loss, with `weight`: Adam's steps hardly depend on it, but the
-    clipped norm does, in which it should not count for much. No gradient passes between the two. `threshold` None: learnt
-    too, so that one in `positions_per_chunk` entropies lies above it, by the loss whose minimum is that quantile; the paper
-    sets it once, for a finished model, to the same end. `rise` and `longest`: see `entropy_starts`.
+    The model learns beside the rest from its own next-byte loss, with `weight`: Adam's steps hardly depend on it, but
+    the clipped norm does, in which it should not count for much. No gradient passes between the two. `threshold` None:
+    learnt too, so that one in `positions_per_chunk` entropies lies above it, by the loss whose minimum is that
+    quantile; the paper sets it once, for a finished model, to the same end. `rise` and `longest`: see `entropy_starts`.
     """
 
     model: LanguageModel

@@ -1,7 +1,7 @@
 """The skeleton of the byte family: encoder -> chunker -> pool -> inner -> unpool -> decoder.
 
-`inner` is a stack or again a hierarchy. H-Net (arXiv 2507.07955, section 2), SpaceByte, MegaByte-like strides, BLT, AU-Net
-and their mixtures differ in the parts, not here.
+`inner` is a stack or again a hierarchy. H-Net (arXiv 2507.07955, section 2), SpaceByte, MegaByte-like strides, BLT,
+AU-Net and their mixtures differ in the parts, not here.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Chunks whose places the bytes alone decide: a marker reads them once, before the hierarchy, for all of its stages.
 
-What a stage deeper inside sees of the text are the bytes at its chunks' starts, too few for a rule about words or for
-a language model. So the marker gives every byte a level, which travels with it: a chunk of stage s starts where the level
+What a stage deeper inside sees of the text are the bytes at its chunks' starts, too few for a rule about words or for a
+language model. So the marker gives every byte a level, which travels with it: a chunk of stage s starts where the level
 is above s.
 """
 
@@ -78,13 +78,15 @@ class Marked(nn.Module):
     def prefill(self, x_BLD, tokens_BL, valid_BL, cache, start_BL=None):
         """Forward over right-padded prompts, with the caches after each."""
         level_BL, marker = self.marker.prefill(tokens_BL, valid_BL, cache["marker"])
-        y_BLD, backbone = self.backbone.prefill(x_BLD, marked(tokens_BL, level_BL), valid_BL, cache["backbone"], start_BL)
+        tokens_BL = marked(tokens_BL, level_BL)
+        y_BLD, backbone = self.backbone.prefill(x_BLD, tokens_BL, valid_BL, cache["backbone"], start_BL)
         return y_BLD, {"marker": marker, "backbone": backbone}
 
     def step(self, x_BD, tokens_B, cache, active_B, row_B=None, start_B=None):
         """One position for the active rows. `row_B`: see `Stack.step`."""
         level_B, marker = self.marker.step(tokens_B, cache["marker"], active_B, row_B)
-        y_BD, backbone = self.backbone.step(x_BD, marked(tokens_B, level_B), cache["backbone"], active_B, row_B, start_B)
+        tokens_B = marked(tokens_B, level_B)
+        y_BD, backbone = self.backbone.step(x_BD, tokens_B, cache["backbone"], active_B, row_B, start_B)
         return y_BD, {"marker": marker, "backbone": backbone}
 
     @nn.nowrap

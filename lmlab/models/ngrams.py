@@ -1,5 +1,7 @@
 """Hashed n-gram embeddings in front of a backbone (BLT, arXiv 2412.09871, section 3.2.1)."""
 
+import itertools
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -10,13 +12,13 @@ from lmlab.models.layers import normal, parameter
 
 # One per hash function, as in the released code.
 PRIMES = (
-    1000000007, 5915587277, 1500450271, 3267000013, 5754853343, 4093082899, 9576890767, 3628273133, 2860486313, 5463458053,
-    3367900313,
+    1000000007, 5915587277, 1500450271, 3267000013, 5754853343, 4093082899, 9576890767, 3628273133, 2860486313,
+    5463458053, 3367900313,
 )  # fmt: skip
 
 
 def ngram_hash(window, function, rows):
-    """The released code's hash of n-grams of ids in [0, 2^12): [..., n] int32, oldest first -> [...] int32 in [0, rows).
+    """The released code's hash of n-grams: [..., n] int32 ids below 2^12, oldest first -> [...] int32 below `rows`.
 
     sum_i id_i prime^i in wrapping signed 64-bit integers, then the non-negative remainder by `rows`, which is at most
     2^24. JAX has no 64-bit integers by default: four limbs of 16 bits stand for one.
@@ -64,8 +66,7 @@ class WithNgrams(nn.Module):
     def _add(self, x, window):
         """`window`: the last ids, oldest first, [..., longest n]."""
         longest = window.shape[-1]
-        pairs = [(f, n) for f in range(self.functions) for n in self.sizes]
-        for i, (f, n) in enumerate(pairs):
+        for i, (f, n) in enumerate(itertools.product(range(self.functions), self.sizes)):
             x = x + embed(self.table, i * self.rows + ngram_hash(window[..., longest - n :], f, self.rows))
         return x
 
@@ -91,7 +92,8 @@ class WithNgrams(nn.Module):
     def prefill(self, x_BLD, tokens_BL, valid_BL, cache, start_BL=None):
         """Forward over right-padded prompts, with the caches after each."""
         window_BLN = self._windows(tokens_BL, valid_BL.astype(jnp.int32))
-        y_BLD, backbone = self.backbone.prefill(self._add(x_BLD, window_BLN), tokens_BL, valid_BL, cache["backbone"], start_BL)
+        x_BLD = self._add(x_BLD, window_BLN)
+        y_BLD, backbone = self.backbone.prefill(x_BLD, tokens_BL, valid_BL, cache["backbone"], start_BL)
         count_B = jnp.sum(valid_BL, axis=1)
         last_BN = jnp.take_along_axis(window_BLN, jnp.maximum(count_B - 1, 0)[:, None, None], axis=1)[:, 0]
         return y_BLD, {"backbone": backbone, "window": jnp.where(count_B[:, None] > 0, last_BN, 0)}
@@ -100,7 +102,8 @@ class WithNgrams(nn.Module):
         """One position for the active rows. `row_B`: see `Stack.step`."""
         old_BN = take(cache["window"], row_B)
         window_BN = jnp.concatenate([old_BN[:, 1:], tokens_B[:, None] + self.offset], axis=1)
-        y_BD, backbone = self.backbone.step(self._add(x_BD, window_BN), tokens_B, cache["backbone"], active_B, row_B, start_B)
+        x_BD = self._add(x_BD, window_BN)
+        y_BD, backbone = self.backbone.step(x_BD, tokens_B, cache["backbone"], active_B, row_B, start_B)
         return y_BD, {"backbone": backbone, "window": put(cache["window"], window_BN, active_B, row_B)}
 
     @nn.nowrap

@@ -99,7 +99,7 @@ class Stack(nn.Module):
             self.norm = RMSNorm(self.d_model)
 
     def _through(self, x, run, caches):
-        """(output, new caches) of the layers in sequence; `run(layer, x, cache)` gives (x, cache) behind one of them."""
+        """(output, new caches) of the layers in sequence; `run(layer, x, cache)` gives (x, cache) behind one."""
         new, x = [], x.astype(jnp.float32)
         for layer, cache in zip(self.layers, caches, strict=True):
             x, cache = run(layer, x, cache)

@@ -50,7 +50,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Unpool: h + W norm(z) at every position of the chunk, plus what differs by the position's offset from its start."""
+    """Unpool: h + W norm(z) at every position of the chunk, plus what differs by the offset from the chunk's start."""
 
     d_model: int  # E
     d_output: int  # D

@@ -1,12 +1,13 @@
-"""Where words end, groups of words end, numbers, punctuation and lines begin: AU-Net's regular expressions as one automaton
-over bytes (arXiv 2506.14761, section 2.1; "word" strategies of the released code).
+"""Where words end, groups of words end, numbers, punctuation and lines begin: AU-Net's regular expressions as one
+automaton over bytes (arXiv 2506.14761, section 2.1; "word" strategies of the released code).
 
-A level is marked at the white space that ends every n-th word in a row (words with one white space between them), at the
-first and each third further character of a number or of a run of punctuation, and at the first newline of a white space
-that does not follow punctuation directly. A character is one at its last byte. Every decision is made from the bytes so
-far, as generation needs it. One is so only here: of white space with a newline further on, the original marks the first
-character already, which training then leaks and generation cannot know; here the newline is marked, unless the first
-character was anyway. The original's other strategies (pretok, punct) look ahead at every space or number, and are left out.
+A level is marked at the white space that ends every n-th word in a row (words with one white space between them), at
+the first and each third further character of a number or of a run of punctuation, and at the first newline of a white
+space that does not follow punctuation directly. A character is one at its last byte. Every decision is made from the
+bytes so far, as generation needs it. One is so only here: of white space with a newline further on, the original marks
+the first character already, which training then leaks and generation cannot know; here the newline is marked, unless
+the first character was anyway. The original's other strategies (pretok, punct) look ahead at every space or number, and
+are left out.
 """
 
 import functools

@@ -3,8 +3,8 @@
 import numpy as np
 
 META = dict(
-    q="attention.wq", k="attention.wk", v="attention.wv", o="attention.wo", gate="feed_forward.w1", up="feed_forward.w3",
-    down="feed_forward.w2", norm1="attention_norm", norm2="ffn_norm",
+    q="attention.wq", k="attention.wk", v="attention.wv", o="attention.wo", gate="feed_forward.w1",
+    up="feed_forward.w3", down="feed_forward.w2", norm1="attention_norm", norm2="ffn_norm",
 )  # fmt: skip
 HF = dict(
     q="self_attn.q_proj", k="self_attn.k_proj", v="self_attn.v_proj", o="self_attn.o_proj", gate="mlp.gate_proj",

@@ -61,7 +61,8 @@ def test_cached_decoding_of_patches_longer_than_the_ring():
 
 def test_cached_decoding_by_entropy_in_the_middle_of_its_range():
     """A threshold that half of the entropies pass, a rise and a longest patch: all three decide somewhere."""
-    marker = EntropyMarker(LanguageModel(256, Stack("T1", 16, 32, n_heads=2, rotary_dim=8, window=8)), 4.5, 5.0, 0.02, 5)
+    entropy_model = LanguageModel(256, Stack("T1", 16, 32, n_heads=2, rotary_dim=8, window=8))
+    marker = EntropyMarker(entropy_model, 4.5, 5.0, 0.02, 5)
     model = LanguageModel(256, Marked(marker, small(AtMarks(0, 4.5))))
     params = moved(model)
     tokens = np.random.default_rng(1).integers(0, 256, (3, 30)).astype(np.int32)

@@ -1,4 +1,5 @@
-"""Agreement with the original BLT: hashes and patches exactly, whole tiny models of Meta's code and of Hugging Face's."""
+"""Agreement with the original BLT: hashes and patches exactly, whole tiny models of Meta's code and of Hugging
+Face's."""
 
 import json
 
@@ -66,8 +67,8 @@ def test_hashes_wrap_as_signed_64_bit_integers(rows):
     ],
 )
 def test_entropy_patches_are_exact(pure, name, threshold, rise, longest):
-    """With a rise, the original has no entropy to compare its second with and starts a patch there in any case; and never
-    at the third, by a slip of its mask."""
+    """With a rise, the original has no entropy to compare its second with and starts a patch there in any case; and
+    never at the third, by a slip of its mask."""
     H = pure["entropies"]
     ones = np.ones(H.shape, np.int32)
     ours = np.array(entropy_starts(jnp.asarray(H), ones, threshold, rise, longest))
