@@ -18,8 +18,8 @@ one another, and the residual around the cross-attention is added once. Tables o
 number, as in the code.
 
 At paper scale the sizes are those of the released 1B model (entropy model 14 x 768, local 1024 with 1 and 9 layers,
-global 25 x 2048, windows of 512, 500,002 rows per n-gram size); what it trained on and how is not in its repository,
-so corpus and recipe are those of H-Net's paper-scale runs. The reported values are of 8B models.
+global 25 x 2048, windows of 512, 500,002 rows per n-gram size) and the learning rate that of the released
+configurations; corpus and schedule are those of H-Net's paper-scale runs. The reported values are of 8B models.
 """
 
 from lmlab.comparison import Setup
