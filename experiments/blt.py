@@ -58,12 +58,16 @@ LONGEST = 64  # bytes of a patch
 # Entropies of a young model crowd, so that a small step of its threshold can double the patches of a batch.
 CAPACITY = {"smoke": 2.5, "small": (1.5, 3.0), "paper": 1.5}
 
-# d_local, d_global, d_ff of both, layers of encoder and decoder, heads, window, n-gram sizes, rows per size
-SIZES = {
-    "smoke": (48, 96, (128, 256), (1, 1), 4, 32, (3, 4), 509),
-    "small": (64, 128, (192, 384), (1, 1), 4, 128, (3, 4, 5, 6), 4093),
-    "paper": (1024, 2048, (2816, 5632), (1, 9), 16, 512, (3, 4, 5, 6, 7, 8), 500_002),
+# d_local, d_ff, layers of encoder and decoder, heads, window, n-gram sizes, rows per size
+LOCAL = {
+    "smoke": (48, 128, (1, 1), 4, 32, (3, 4), 509),
+    "small": (64, 192, (1, 1), 4, 128, (3, 4, 5, 6), 4093),
+    "paper": (1024, 2816, (1, 9), 16, 512, (3, 4, 5, 6, 7, 8), 500_002),
 }
+# Layers and d_ff of the global transformer. Smoke has one layer, however wide: it compiles fast.
+GLOBAL_ENTROPY = {"smoke": (1, 672), "small": (3, 384), "paper": (25, 5632)}
+GLOBAL_SPACE = {"smoke": (1, 2368), "small": (10, 384), "paper": (45, 5632)}
+GLOBAL_STATIC = {"smoke": (1, 1536), "small": (7, 384), "paper": (45, 5632)}
 ENTROPY_MODEL = {
     "smoke": Stack("T1", 32, 64, n_heads=2, rotary_dim=16, window=32),
     "small": Stack("T1", 64, 192, n_heads=4, rotary_dim=16, window=128),
@@ -81,13 +85,13 @@ def bpe_transformer(scale):
     return SETUPS[scale].run(LanguageModel(vocab, backbone), tokenizer=BPE(vocab, BYTES_PER_TOKEN[scale]))
 
 
-def byte_arm(scale, chunker, layers, longest=128, marker=None, ngrams=True):
-    """A BLT. `layers` of the global transformer by scale."""
-    d_local, d_global, d_ff, local, heads, window, sizes, rows = SIZES[scale]
+def byte_arm(scale, chunker, main, longest=128, marker=None, ngrams=True):
+    """A BLT. `main`: layers and d_ff of the global transformer."""
+    d_local, d_ff, local, heads, window, sizes, rows = LOCAL[scale]
     backbone = blt(
-        (local[0], layers[scale], local[1]),
-        (d_local, d_global),
-        d_ff,
+        (local[0], main[0], local[1]),
+        (d_local, 2 * d_local),
+        (d_ff, main[1]),
         chunker=chunker,
         n_heads=heads,
         window=window,
@@ -105,7 +109,7 @@ def by_entropy(scale, ngrams=True):
     """A BLT with patches by entropy."""
     marker = EntropyMarker(LanguageModel(256, ENTROPY_MODEL[scale]), BYTES_PER_PATCH[scale], longest=LONGEST)
     chunker = AtMarks(0, BYTES_PER_PATCH[scale])
-    return byte_arm(scale, chunker, {"smoke": 2, "small": 3, "paper": 25}, LONGEST, marker, ngrams)
+    return byte_arm(scale, chunker, GLOBAL_ENTROPY[scale], LONGEST, marker, ngrams)
 
 
 def blt_entropy(scale):
@@ -120,12 +124,12 @@ def blt_without_ngrams(scale):
 
 def blt_space(scale):
     """Patches end at white space."""
-    return byte_arm(scale, Whitespace(BYTES_PER_WORD[scale]), {"smoke": 6, "small": 10, "paper": 45})
+    return byte_arm(scale, Whitespace(BYTES_PER_WORD[scale]), GLOBAL_SPACE[scale])
 
 
 def blt_static(scale):
     """Patches of 6 bytes."""
-    return byte_arm(scale, FixedStride(STRIDE), {"smoke": 4, "small": 7, "paper": 45}, STRIDE)
+    return byte_arm(scale, FixedStride(STRIDE), GLOBAL_STATIC[scale], STRIDE)
 
 
 ARMS = (
