@@ -3,6 +3,7 @@ quantile, and caches of words deeper than their rings."""
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,7 +88,7 @@ def test_the_threshold_learns_the_quantile_of_the_planned_length():
     marker = EntropyMarker(LanguageModel(256, Stack("t1", 16, n_heads=2, rotary_dim=8)), 4.0, weight=1.0)
     tokens = np.random.default_rng(0).integers(0, 256, (4, 64)).astype(np.int32)
     ones = np.ones_like(tokens)
-    params = jax.jit(marker.init)(jax.random.key(0), tokens, ones)["params"]
+    params = nn.meta.unbox(jax.jit(marker.init)(jax.random.key(0), tokens, ones))["params"]
 
     @jax.jit
     def slope(threshold):
