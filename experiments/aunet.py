@@ -9,7 +9,7 @@ of four match a transformer over BPE tokens, and does each further stage help?
 
 The arms differ in the number of stages and in what is read; depths bring them to equal FLOPs per byte. AU-Net 2 has the
 stages bytes and words, AU-Net 3 pairs of words too, AU-Net 4 also groups of four. Units end where the released code's
-"word" expressions say, made causal (`lmlab.models.words`); each position reads its chunk through the matrix of its
+"word" expressions say, made causal (`lmlab.models.word_marks`); each position reads its chunk through the matrix of its
 offset.
 
 At paper scale AU-Net 2 has the widths, layers and windows of the released configuration (512 and 2048, 3 and 25 layers,
@@ -24,7 +24,7 @@ from lmlab.experiment import Arm, Column, Experiment, Paper, Table
 from lmlab.models.build import aunet, transformer
 from lmlab.models.language_model import LanguageModel
 from lmlab.models.marks import Marked
-from lmlab.models.words import WordMarker
+from lmlab.models.word_marks import WordMarker
 from lmlab.text.bpe import BPE
 
 PAPER = Paper(

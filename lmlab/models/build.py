@@ -4,7 +4,7 @@ from lmlab.errors import UserError
 from lmlab.models.chunkers import LearnedChunker
 from lmlab.models.hierarchy import Hierarchy
 from lmlab.models.marks import AtMarks
-from lmlab.models.patches import PatchDecoder, PatchQueries, PatchVectors
+from lmlab.models.patch_attention import PatchDecoder, PatchQueries, PatchVectors
 from lmlab.models.pool import Select
 from lmlab.models.stack import Stack, height
 from lmlab.models.transitions import Down, UpByMatrix

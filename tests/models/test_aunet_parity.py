@@ -12,7 +12,7 @@ from lmlab.kernels.elementwise import softmax_cross_entropy
 from lmlab.models.build import aunet
 from lmlab.models.marks import marked
 from lmlab.models.transitions import UpAtStarts, UpByCode, UpByMatrix
-from lmlab.models.words import WordMarker
+from lmlab.models.word_marks import WordMarker
 from tests.models import llama
 from tests.paths import SHARED, fixture
 

@@ -16,7 +16,7 @@ from lmlab.models.hierarchy import Hierarchy
 from lmlab.models.language_model import LanguageModel
 from lmlab.models.marks import AtMarks, Marked
 from lmlab.models.ngrams import PRIMES, WithNgrams, ngram_hash
-from lmlab.models.patches import PatchDecoder, PatchQueries, PatchVectors
+from lmlab.models.patch_attention import PatchDecoder, PatchQueries, PatchVectors
 from lmlab.models.stack import Stack
 from tests.models import llama
 from tests.paths import fixture
