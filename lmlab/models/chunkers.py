@@ -158,7 +158,8 @@ def ratio_loss(F, G, N):
     return N / (N - 1) * ((N - 1) * F * G + (1 - F) * (1 - G))
 
 
-def _ruled(start_BL):
+def ruled(start_BL):
+    """`Routing` of a rule: p is 1 at the starts, 0 elsewhere."""
     return Routing(start_BL, start_BL.astype(jnp.float32), jnp.zeros(()))
 
 
@@ -170,7 +171,7 @@ class FixedStride(nn.Module):
     def __call__(self, h_BLD, tokens_BL, segment_ids_BL):
         """Routing of packed rows."""
         offset_BL = offsets(segment_starts(segment_ids_BL))
-        return _ruled((offset_BL % self.positions_per_chunk == 0) & (segment_ids_BL > 0))
+        return ruled((offset_BL % self.positions_per_chunk == 0) & (segment_ids_BL > 0))
 
     @nn.nowrap
     def init_cache(self, batch):
@@ -211,7 +212,7 @@ class Whitespace(nn.Module):
         """Routing of packed rows; the rule reads only bytes up to t."""
         space_BL = spacelike(tokens_BL)
         start_BL = space_BL & ~shift_right(space_BL, False)
-        return _ruled((start_BL | segment_starts(segment_ids_BL)) & (segment_ids_BL > 0))
+        return ruled((start_BL | segment_starts(segment_ids_BL)) & (segment_ids_BL > 0))
 
     @nn.nowrap
     def init_cache(self, batch):

@@ -1,7 +1,7 @@
 """The skeleton of the byte family: encoder -> chunker -> pool -> inner -> unpool -> decoder.
 
-`inner` is a stack or again a hierarchy. H-Net (arXiv 2507.07955, section 2), SpaceByte, MegaByte-like strides
-and their mixtures differ in the parts, not here.
+`inner` is a stack or again a hierarchy. H-Net (arXiv 2507.07955, section 2), SpaceByte, MegaByte-like strides, BLT,
+AU-Net and their mixtures differ in the parts, not here.
 """
 
 import math
@@ -135,7 +135,7 @@ class Hierarchy(nn.Module):
             "chunker": self.chunker.init_cache(batch),
             "pool": self.pool.init_cache(batch),
             "inner": self.inner.init_cache(batch, length),
-            "last": jnp.zeros((batch, self.unpool.d_model)),
+            "unpool": self.unpool.init_cache(batch),
             "decoder": self.decoder.init_cache(batch, length),
         }
 
@@ -148,17 +148,15 @@ class Hierarchy(nn.Module):
         z_BCE, inner = self.inner.prefill(
             self._widen(self.pool(h_BLD, routing, c, segment_ids_BL)), gather(tokens_BL, c), c.valid_BC, cache["inner"]
         )
-        z_BCD = z_BCE[..., : self.unpool.d_model]
-        y_BLD = self.unpool(z_BCD, h_BLD, routing, c, segment_ids_BL)
-        y_BLD, decoder = self.decoder.prefill(
-            y_BLD, tokens_BL, valid_BL, cache["decoder"], routing.start_BL
-        )
+        z_BCE = z_BCE[..., : self.unpool.d_model]
+        y_BLD = self.unpool(z_BCE, h_BLD, routing, c, segment_ids_BL)
+        y_BLD, decoder = self.decoder.prefill(y_BLD, tokens_BL, valid_BL, cache["decoder"], routing.start_BL)
         return y_BLD, {
             "encoder": encoder,
             "chunker": self.chunker.cache_after(h_BLD, tokens_BL, valid_BL),
             "pool": self.pool.cache_after(h_BLD, routing.start_BL, valid_BL),
             "inner": inner,
-            "last": self.unpool.last(z_BCD, routing, c, valid_BL),
+            "unpool": self.unpool.cache_after(z_BCE, routing, c, valid_BL),
             "decoder": decoder,
         }
 
@@ -176,24 +174,24 @@ class Hierarchy(nn.Module):
         first_B = jnp.argsort(~start_B, stable=True)  # the rows that start a chunk, then the others
 
         def run(mdl, carry):
-            done, z_BD, inner = carry
+            done, z_BE, inner = carry
             at_G = jnp.minimum(done + jnp.arange(group), B - 1)
             live_G, pick_G = done + jnp.arange(group) < starts, first_B[at_G]
             row_G = pick_G if row_B is None else row_B[pick_G]
             z_GE, inner = mdl.inner.step(mdl._widen(pooled_BD[pick_G]), tokens_B[pick_G], inner, live_G, row_G)
-            z_GD = z_GE[:, : mdl.unpool.d_model].astype(jnp.float32)
-            return done + group, z_BD.at[jnp.where(live_G, pick_G, B)].set(z_GD, mode="drop"), inner
+            z_GE = z_GE[:, : mdl.unpool.d_model].astype(jnp.float32)
+            return done + group, z_BE.at[jnp.where(live_G, pick_G, B)].set(z_GE, mode="drop"), inner
 
         carry = 0, jnp.zeros((B, self.unpool.d_model), jnp.float32), cache["inner"]
-        _, z_BD, inner = nn.while_loop(lambda mdl, carry: carry[0] < starts, run, self, carry)
-        y_BD, last_BD = self.unpool.step(z_BD, h_BD, start_B, p_B, take(cache["last"], row_B))
+        _, z_BE, inner = nn.while_loop(lambda mdl, carry: carry[0] < starts, run, self, carry)
+        y_BD, unpool = self.unpool.step(z_BE, h_BD, start_B, p_B, take(cache["unpool"], row_B))
         y_BD, decoder = self.decoder.step(y_BD, tokens_B, cache["decoder"], active_B, row_B, start_B)
         return y_BD, {
             "encoder": encoder,
             "chunker": put(cache["chunker"], chunker, active_B, row_B),
             "pool": put(cache["pool"], pool, active_B, row_B),
             "inner": inner,
-            "last": put(cache["last"], last_BD, active_B, row_B),
+            "unpool": put(cache["unpool"], unpool, active_B, row_B),
             "decoder": decoder,
         }
 
@@ -205,7 +203,7 @@ class Hierarchy(nn.Module):
         """
         ratio, deeper = (ratios[0], ratios[1:]) if ratios else (self.chunker.positions_per_chunk, ())
         parts = {f"encoder/{k}": v for k, v in self.encoder.flops(length).items()}
-        parts["chunking"] = self.chunker.flops() + self.pool.flops(ratio) + self.unpool.flops()
+        parts["chunking"] = self.chunker.flops() + self.pool.flops(ratio) + self.unpool.flops(ratio)
         parts |= {f"inner/{k}": v / ratio for k, v in self.inner.flops(length / ratio, deeper).items()}
         parts |= {f"decoder/{k}": v for k, v in self.decoder.flops(length).items()}
         return parts

@@ -61,12 +61,12 @@ class LanguageModel(nn.Module):
         y_BLD, cache = self.backbone.prefill(self.embed_tokens(tokens_BL), tokens_BL, valid_BL, cache)
         return self._logits(y_BLD), cache
 
-    def step(self, tokens_B, cache, active_B=None):
-        """One token for the active rows (None: all): (logits_BV, cache)."""
+    def step(self, tokens_B, cache, active_B=None, row_B=None):
+        """One token for the active rows (None: all): (logits_BV, cache). `row_B`: see `Stack.step`."""
         tokens_B = jnp.asarray(tokens_B)
         if active_B is None:
             active_B = jnp.ones(tokens_B.shape, bool)
-        y_BD, cache = self.backbone.step(self.embed_tokens(tokens_B), tokens_B, cache, active_B)
+        y_BD, cache = self.backbone.step(self.embed_tokens(tokens_B), tokens_B, cache, active_B, row_B)
         return self._logits(y_BD), cache
 
     @nn.nowrap

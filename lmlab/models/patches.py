@@ -135,7 +135,12 @@ class PatchSlices(nn.Module):
         last_BE = jnp.where(start_B[:, None], z_BE, self._moved(last_BE, jnp.ones(len(z_BE), jnp.int32)))
         return self._local(last_BE[:, : self.d_model // self.patch], h_BD, start_B), last_BE
 
-    def last(self, z_BCE, routing, c, valid_BL):
+    @nn.nowrap
+    def init_cache(self, batch):
+        """What is left of the last chunk."""
+        return jnp.zeros((batch, self.d_model))
+
+    def cache_after(self, z_BCE, routing, c, valid_BL):
         """Each row's last chunk, what was read of it left out."""
         end_B1 = jnp.maximum(jnp.sum(valid_BL, axis=1, keepdims=True) - 1, 0)
         n_B = jnp.take_along_axis(offsets(routing.start_BL), end_B1, axis=1)[:, 0]
@@ -143,6 +148,6 @@ class PatchSlices(nn.Module):
         return self._moved(z_BE.astype(jnp.float32), n_B)
 
     @nn.nowrap
-    def flops(self):
+    def flops(self, positions_per_chunk):
         """Per position."""
         return 2 * self.d_model // self.patch * self.d_local

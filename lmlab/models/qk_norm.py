@@ -83,6 +83,6 @@ class QKNormStack(Blocks):
         return [block() for _ in range(self.n_layers)]
 
     @nn.nowrap
-    def final_norm(self):
+    def last_norm(self):
         """Of what leaves the stack."""
-        return LayerNorm(self.d_model, bias=False) if self.normed else lambda x: x
+        return LayerNorm(self.d_model, bias=False) if self.normed else None

@@ -106,7 +106,7 @@ class Toucan(LanguageModel):
         """The decoder alone, behind a byte that goes on: (logits of going on, logits of ending [B, V], cache)."""
         x_BD = self.embed_tokens(tokens_B)
         every_B = jnp.ones(tokens_B.shape, bool)
-        y_BD, decoder = self.backbone.decoder.step(cache["last"] + x_BD, tokens_B, cache["decoder"], every_B)
+        y_BD, decoder = self.backbone.decoder.step(cache["unpool"] + x_BD, tokens_B, cache["decoder"], every_B)
         return *self._joint(y_BD), cache | {"decoder": decoder}
 
     def _take_in(self, tokens_B, cache, start):
@@ -124,9 +124,9 @@ class Toucan(LanguageModel):
         backbone, every_B = self.backbone, jnp.ones(tokens_B.shape, bool)
         h_BD, pooled_BD, cache = self._take_in(tokens_B, cache, True)
         z_BD, inner = backbone.inner.step(pooled_BD, tokens_B, cache["inner"], every_B)
-        y_BD, last_BD = backbone.unpool.step(z_BD, h_BD, every_B, None, cache["last"])
+        y_BD, last_BD = backbone.unpool.step(z_BD, h_BD, every_B, None, cache["unpool"])
         y_BD, decoder = backbone.decoder.step(y_BD, tokens_B, cache["decoder"], every_B)
-        return *self._joint(y_BD), cache | {"inner": inner, "last": last_BD, "decoder": decoder}
+        return *self._joint(y_BD), cache | {"inner": inner, "unpool": last_BD, "decoder": decoder}
 
     @nn.nowrap
     def flops(self, length, ratios=()):

@@ -9,8 +9,7 @@ from lmlab.kernels.span_attention import span_attention, span_attention_referenc
 from lmlab.models.attention import Attention
 from lmlab.models.chunkers import segment_starts
 from lmlab.models.language_model import LanguageModel
-from lmlab.models.layers import SwiGLU
-from lmlab.models.stack import Block, Stack, height
+from lmlab.models.stack import Stack
 
 
 class TwoWayAttention(Attention):
@@ -36,15 +35,11 @@ class TwoWay(Stack):
     longest: int | None = None
 
     @nn.nowrap
-    def _block(self, letter):
+    def _mixer(self, letter, out_std):
         if letter not in "tT":
             raise UserError(f"A stack that sees both ways has layers t or T, not {letter!r}.")
-        std = 0.02 / (self.depth or height(self.layout)) ** 0.5
-        mixer = TwoWayAttention(
-            self.d_model, self.n_heads, self.rotary_dim, None, std, self.longest, parent=None
-        )
-        mlp = SwiGLU(self.d_model, self.d_ff, std, parent=None) if letter == "T" else None
-        return (nn.remat(Block) if self.remat else Block)(self.d_model, mixer, mlp)
+        attention = (self.d_model, self.n_heads, self.rotary_dim, None, out_std, self.rotary_base)
+        return TwoWayAttention(*attention, longest=self.longest, parent=None)
 
 
 class WithinWords(nn.Module):

@@ -93,13 +93,18 @@ class Smooth(nn.Module):
         last_BD = P_B * jnp.where(start_B[:, None], z_BD, 0.0) + (1 - P_B) * last_BD
         return last_BD + self.residual(h_BD), last_BD
 
-    def last(self, z_BCD, routing, c, valid_BL):
-        """zbar of each row's last chunk, for a cache behind right-padded prompts."""
+    @nn.nowrap
+    def init_cache(self, batch):
+        """zbar of the last chunk."""
+        return jnp.zeros((batch, self.d_model))
+
+    def cache_after(self, z_BCD, routing, c, valid_BL):
+        """Cache behind right-padded prompts."""
         p_BC = jnp.clip(gather(routing.probability_BL, c), P_MIN, 1 - P_MIN) * c.valid_BC
         return linear_scan(1 - p_BC, p_BC[..., None] * z_BCD.astype(jnp.float32))[:, -1]
 
     @nn.nowrap
-    def flops(self):
+    def flops(self, positions_per_chunk):
         """Per position."""
         return 2 * self.d_model**2
 
@@ -136,12 +141,17 @@ class Repeat(nn.Module):
         last_BD = jnp.where(start_B[:, None], z_BD, last_BD)
         return last_BD + self.residual(h_BD), last_BD
 
-    def last(self, z_BCD, routing, c, valid_BL):
-        """Each row's last chunk."""
+    @nn.nowrap
+    def init_cache(self, batch):
+        """The last chunk."""
+        return jnp.zeros((batch, self.d_model))
+
+    def cache_after(self, z_BCD, routing, c, valid_BL):
+        """Cache behind right-padded prompts."""
         return last_chunk(z_BCD, c)
 
     @nn.nowrap
-    def flops(self):
+    def flops(self, positions_per_chunk):
         """Per position."""
         return 2 * self.d_model**2
 
@@ -166,16 +176,21 @@ class AddAtStarts(nn.Module):
         at_start = jnp.where(c.kept_BL[..., None], to_positions(z_BCD.astype(jnp.float32), c, segment_ids_BL), 0.0)
         return h_BLD.astype(jnp.float32) + at_start
 
-    def step(self, z_BD, h_BD, start_B, p_B, last_BD):
-        """One position; returns (y_BD, last_BD)."""
-        return h_BD + jnp.where(start_B[:, None], z_BD, 0.0), last_BD
+    @nn.nowrap
+    def init_cache(self, batch):
+        """Nothing to remember."""
+        return ()
 
-    def last(self, z_BCD, routing, c, valid_BL):
-        """Each row's last chunk (never read again)."""
-        return last_chunk(z_BCD, c)
+    def cache_after(self, z_BCD, routing, c, valid_BL):
+        """Cache behind right-padded prompts."""
+        return ()
+
+    def step(self, z_BD, h_BD, start_B, p_B, cache):
+        """One position; returns (y_BD, cache)."""
+        return h_BD + jnp.where(start_B[:, None], z_BD, 0.0), cache
 
     @nn.nowrap
-    def flops(self):
+    def flops(self, positions_per_chunk):
         """One addition per position."""
         return self.d_model
 
@@ -191,3 +206,12 @@ class Add(AddAtStarts):
         """One position; returns (y_BD, last_BD)."""
         last_BD = jnp.where(start_B[:, None], z_BD, last_BD)
         return h_BD + last_BD, last_BD
+
+    @nn.nowrap
+    def init_cache(self, batch):
+        """The last chunk."""
+        return jnp.zeros((batch, self.d_model))
+
+    def cache_after(self, z_BCD, routing, c, valid_BL):
+        """Cache behind right-padded prompts."""
+        return last_chunk(z_BCD, c)

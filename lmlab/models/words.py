@@ -188,7 +188,12 @@ class Slots(nn.Module):
         rest_BE = jnp.pad(left_BE[:, part:], ((0, 0), (0, part)))
         return h_BD + self._apart(left_BE)[:, 0], rest_BE
 
-    def last(self, z_BCE, routing, c, valid_BL):
+    @nn.nowrap
+    def init_cache(self, batch):
+        """What is left of the last chunk."""
+        return jnp.zeros((batch, self.d_model))
+
+    def cache_after(self, z_BCE, routing, c, valid_BL):
         """What is left of each row's last chunk behind right-padded prompts."""
         last_B = jnp.maximum(jnp.sum(valid_BL, axis=1) - 1, 0)[:, None]
         z_BE = jnp.take_along_axis(z_BCE, jnp.take_along_axis(c.slot_BL, last_B, 1)[..., None], axis=1)[:, 0]
@@ -199,7 +204,7 @@ class Slots(nn.Module):
         return jnp.where((part_k < self.slots)[..., None], left, 0.0).reshape(z_BE.shape)
 
     @nn.nowrap
-    def flops(self):
+    def flops(self, positions_per_chunk):
         """Nothing here: `WordEncoder` counts this map, which is made per chunk, with its own."""
         return 0
 

@@ -63,7 +63,7 @@ def part_of(path):
     names = path_names(path)
     if names[0] != "backbone":
         return names[0]
-    name = next(n for n in names[1:] if n != "inner")
+    name = next(n for n in names[1:] if n not in ("inner", "backbone"))
     return f"stage{stage_of(path)}/{'main' if name in ('norm', 'stack', 'table') or name.startswith('layers_') else name}"
 
 

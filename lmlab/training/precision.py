@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from lmlab.errors import UserError
 
 # H-Net keeps D and the residual around the inner network in float32, and its code means to keep A_log and dt_bias (the
-# released files have those two cast); norms are small, and exact here.
-FLOAT32 = {"A_log", "D", "dt_bias", "residual", "scale", "norm"}
+# released files have those two cast); norms are small, and exact here; a threshold is compared with, where bfloat16 has
+# steps of a percent.
+FLOAT32 = {"A_log", "D", "dt_bias", "residual", "scale", "norm", "threshold"}
 
 
 def compute_copy(params, precision):
