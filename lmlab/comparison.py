@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from lmlab.data.corpora import StandardLibrary
 from lmlab.evaluation.bits_per_byte import BitsPerByte, Robustness
 from lmlab.text.bpe import BPE
 from lmlab.text.bytes import ByteTokenizer
@@ -24,19 +25,28 @@ class Setup:
     robustness_bytes: int
     precision: str = "float32"
 
-    def run(self, model, multipliers=(1.0,), tokenizer=ByteTokenizer()):
-        """The Run of one arm: AdamW under WSD (H-Net, arXiv 2507.07955, section 3), bits per byte and robustness."""
+    def run(self, model, multipliers=(1.0,), tokenizer=ByteTokenizer(), evaluators=(), **changes):
+        """The Run of one arm: AdamW under WSD (H-Net, arXiv 2507.07955, section 3), bits per byte and robustness, and
+        what else a paper looks at. `changes`: further fields of the Run."""
         steps = max(40, self.train_bytes // self.batch_bytes // 40 * 40)  # quarters are multiples of log_every
-        return Run(
+        run = Run(
             model=model,
             corpus=self.corpus,
             tokenizer=tokenizer,
             optimizer=AdamW(self.learning_rate, WSD(0.1, 0.2), stage_multipliers=multipliers),
             steps=steps,
             batch_size=self.batch_bytes // self.length,
-            length=self.tokens if isinstance(tokenizer, BPE) else self.length,
-            evaluators=(BitsPerByte("test"), Robustness("test", self.robustness_bytes)),
+            length=self.tokens if isinstance(tokenizer, BPE) else round(self.length / tokenizer.bytes_per_token),
+            evaluators=(BitsPerByte("test"), Robustness("test", self.robustness_bytes), *evaluators),
             evaluate_every=steps // 4,
             checkpoint_every=steps // 4,
             precision=self.precision,
         )
+        return dataclasses.replace(run, **changes)
+
+
+# Of encoder-decoders that fill spans; a row is a window of text before anything is taken out of it.
+SPAN_SETUPS = {
+    "smoke": Setup(StandardLibrary(2_000_000), 300_000, 4096, 256, 128, 3e-3, 20_000),
+    "small": Setup(StandardLibrary(validation=0.005, test=0.03), 4_000_000, 8192, 512, 200, 3e-3, 40_000),
+}

@@ -84,7 +84,7 @@ def step_seconds(compiled):
 
 def utilisation(run, compiled):
     """Model FLOPs (3 forward passes, chunks as planned) over what all chips could do in the predicted step."""
-    flops = 3 * sum(run.model.flops(run.length).values()) * run.batch_size * run.length
+    flops = 3 * sum(run.flops().values()) * run.batch_size * run.length
     chip = CHIPS[compiled.topology.partition(":")[0]]
     return flops / (sum(step_seconds(compiled).values()) * compiled.chips * chip.flops)
 

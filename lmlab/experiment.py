@@ -97,7 +97,8 @@ class Experiment:
         if corpus is not None:
             run = dataclasses.replace(run, corpus=Files(os.path.abspath(corpus)))
         if seed is not None:
-            run = dataclasses.replace(run, seed=seed)
+            after = run.after and dataclasses.replace(run.after, seed=seed)
+            run = dataclasses.replace(run, seed=seed, after=after)
         return config.override(run, overrides)
 
 

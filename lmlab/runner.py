@@ -63,11 +63,12 @@ def _write_result(run, directory, arm, params, data, metrics):
         "validation_bpb": evaluations[-1]["bpb"],
         "computed": last["computed_flops"] / last["flops"],
         "bytes_per_second": float(np.median([line["bytes_per_second"] for line in train_lines])),
+        "steps_per_second": float(np.median([line["steps_per_second"] for line in train_lines])),
     }
     if "bytes_per_token" in metrics:
         metrics["mflops_per_byte"] = measured_flops_per_byte(run, metrics) / 1e6
     metrics |= {k: v for k, v in last.items() if k.endswith(("/F", "/G", "/overflow", "/filled"))}
-    passages = look(run, params, data)
+    passages = look(run, params, data) if run.corruption.continues else []
     result = {
         "arm": arm,
         "seed": run.seed,
@@ -76,9 +77,9 @@ def _write_result(run, directory, arm, params, data, metrics):
         "train_flops": last["flops"],
         "seconds": last["seconds"],
         "parameters": _parameters(run),
-        "flops_per_byte": sum(run.model.flops(run.length).values()) * nominal,
+        "flops_per_byte": sum(run.flops().values()) * nominal,
         "metrics": metrics,
-        "sample": sample_text(run.model, params, data.baked.tokenizer, passages[0]["bytes"][:48]),
+        "sample": sample_text(run.model, params, data.baked.tokenizer, passages[0]["bytes"][:48]) if passages else "",
         "passages": passages,
         "provenance": {
             "commits": commits(directory),
@@ -114,7 +115,7 @@ def measured_flops_per_byte(run, metrics):
         now = metrics[f"stage{stage}/bytes_per_chunk"]
         ratios.append(now / before)
         before, stage = now, stage + 1
-    return sum(run.model.flops(run.length, tuple(ratios)).values()) / metrics["bytes_per_token"]
+    return sum(run.flops(tuple(ratios)).values()) / metrics["bytes_per_token"]
 
 
 def excerpt(document, size):
@@ -143,6 +144,8 @@ def stream_text(model, params, tokenizer, prompt, new=200, temperature=0.8, top_
 
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     ids = np.concatenate([[tokenizer.bos], tokenizer.encode(bytes(prompt))])
+    while len(ids) > 1 and not tokenizer.token_bytes(int(ids[-1])):  # the end of a word, which the prompt may break off
+        ids = ids[:-1]
     new_tokens = max(1, round(new / tokenizer.bytes_per_token))
     yield decoder.decode(bytes(prompt))
     for tokens in stream(model, params, ids, new_tokens, tokenizer.eos, jax.random.key(seed), temperature, top_p):
@@ -222,7 +225,7 @@ def load_data(run):
     from lmlab.data.bake import bake
     from lmlab.evaluation.bits_per_byte import Data
 
-    return Data(bake(run.corpus, run.tokenizer), run.length, run.batch_size)
+    return Data(bake(run.corpus, run.tokenizer), run.length, run.batch_size, run.corruption)
 
 
 def tokenizer_of(run, model, directory):

@@ -134,3 +134,21 @@ def test_streamed_characters_are_whole(cut, monkeypatch):
     monkeypatch.setattr(generate, "stream", lambda *args: iter(pieces))
     out = list(runner.stream_text(None, None, ByteTokenizer(), b"x"))
     assert "".join(out) == "xé🙂!\ufffd" and all("\ufffd" not in piece for piece in out[:-1])
+
+
+def test_a_prompt_may_break_off_a_word(monkeypatch):
+    """The symbol that would end the prompt's last word is left to the model; what it writes comes without symbols."""
+    from lmlab.decoding import generate
+    from lmlab.runner import sample_text
+    from lmlab.text.words import Words
+
+    seen = {}
+
+    def stream(model, params, ids, new_tokens, eos, *rest):
+        seen.update(ids=ids.tolist(), new_tokens=new_tokens)
+        yield np.array([ord("n"), 256, ord("x")])
+
+    monkeypatch.setattr(generate, "stream", stream)
+    tokenizer = Words(bytes_per_word=4.0)
+    assert sample_text(None, None, tokenizer, b"a retur", new=8) == "a returnx"
+    assert seen == {"ids": [254, *b"a ", 256, *b"retur"], "new_tokens": 10}

@@ -52,7 +52,7 @@ def chunking_of(run):
         routing = stage.chunker.apply(params["chunker"], h_BLD, tokens_BL, ones_BL)
         routing = routing._replace(start_BL=every_BL)  # chunks of the nominal length, at any weights
         c = compact(routing.start_BL, slots)
-        z_BCD = stage.pool.apply(params["pool"], h_BLD, c, ones_BL)
+        z_BCD = stage.pool.apply(params["pool"], h_BLD, routing, c, ones_BL)
         y_BLD = stage.unpool.apply(params["unpool"], z_BCD, h_BLD, routing, c, ones_BL)
         return jnp.sum(jnp.sin(y_BLD)) + routing.auxiliary
 
@@ -62,7 +62,7 @@ def chunking_of(run):
     z_BCD = jnp.zeros((B, slots, D))
     params = {
         "chunker": routing[1],
-        "pool": stage.pool.init(keys[1], h_BLD, c, ones_BL),
+        "pool": stage.pool.init(keys[1], h_BLD, routing[0], c, ones_BL),
         "unpool": stage.unpool.init(keys[2], z_BCD, h_BLD, routing[0], c, ones_BL),
     }
     run_parts = jax.jit(jax.grad(parts, argnums=(0, 1)))

@@ -11,12 +11,18 @@ def sample(args):
         raise UserError("Sampling needs --bytes of at least 1, --temperature of at least 0 and --top-p in (0, 1].")
     prepare()
     run, model, params = load_run(args.directory)
+    _reads_left_to_right(run, args.directory)
     tokenizer = tokenizer_of(run, model, args.directory)
     prompt = args.prompt.encode("utf-8", "surrogateescape")
     pieces = stream_text(model, params, tokenizer, prompt, args.bytes, args.temperature, args.top_p, args.seed)
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
+
+
+def _reads_left_to_right(run, directory):
+    if run is not None and not run.corruption.continues:
+        raise UserError(f"{directory} holds a model that fills gaps, and can neither continue nor score a text by itself.")
 
 
 def inspect(args):
@@ -39,6 +45,7 @@ def inspect(args):
             raise UserError(f"{args.file} is empty.")
     prepare()
     run, model, params = load_run(args.directory)
+    _reads_left_to_right(run, args.directory)
     if text is not None:
         # A converted model has no rows of its own length: the text is one row, up to the length it was trained on.
         length, rows = (run.length, run.batch_size) if run else (min(8192, -(-(len(text) + 2) // 64) * 64), 1)

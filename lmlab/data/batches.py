@@ -15,14 +15,16 @@ class Windows:
     def __init__(self, stream, length, tokenizer):
         self.stream, self.length = stream, length
         self._lengths = tokenizer.token_lengths()
+        self._annotate = getattr(tokenizer, "annotate", lambda batch: {})
         self._bounds = np.append(stream.starts, len(stream.tokens))
 
     def __len__(self):
         return max(1, -(-(len(self.stream.tokens) - 1) // self.length))
 
-    def batch(self, indices):
+    def batch(self, indices, draws=None):
         """Windows of these indices: {"tokens", "targets", "segment_ids", "target_bytes": int32 [B, L], "weights":
-        float32 [B, L]}. An index of -1 is an empty row of weight 0."""
+        float32 [B, L]}, and what the tokenizer annotates. An index of -1 is an empty row of weight 0. Nothing here is drawn
+        by chance: `draws` is for windows that are corrupted (lmlab/data/corruptions.py)."""
         L = self.length
         indices = np.asarray(indices, np.int64)
         ids_BM = np.zeros((len(indices), L + 1), np.int32)
@@ -43,13 +45,14 @@ class Windows:
         targets_BL = np.where(scored_BL, ids_BM[:, 1:], 0)
         # The end of a document is a target of weight 1 that covers no byte: a code must say where it stops.
         covers_BL = scored_BL & ~bound_BN[:, 2:]
-        return {
+        batch = {
             "tokens": ids_BM[:, :-1],
             "targets": targets_BL,
             "segment_ids": np.where(inside_BM[:, :-1], segments_BL, 0),
             "weights": scored_BL.astype(np.float32),
             "target_bytes": np.where(covers_BL, self._lengths[targets_BL], 0),
         }
+        return batch | self._annotate(batch)
 
 
     def documents(self, index):
@@ -77,6 +80,7 @@ class TrainBatches:
         self.windows = windows
         self._indices = grain.MapDataset.range(len(windows)).seed(seed).shuffle().repeat()
         self._batch_size, self._rows = batch_size, np.arange(batch_size) if rows is None else np.asarray(rows)
+        self._seed = seed
 
     def rows(self, step):
         """Numbers of the windows in the whole batch of `step`, those of other processes included."""
@@ -84,7 +88,8 @@ class TrainBatches:
 
     def batch(self, step):
         """This process's rows of the batch of `step`."""
-        return self.windows.batch([self._indices[step * self._batch_size + int(row)] for row in self._rows])
+        numbers = [step * self._batch_size + int(row) for row in self._rows]
+        return self.windows.batch([self._indices[n] for n in numbers], [(self._seed, n) for n in numbers])
 
     def iterate(self, start):
         """Batches from step `start` on, read ahead in a thread."""

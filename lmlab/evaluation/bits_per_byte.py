@@ -3,12 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from lmlab.data.bake import stream_of
-from lmlab.data.batches import Windows, evaluation_batches
-from lmlab.evaluation.chunks import ChunkStatistics
+from lmlab.data.batches import evaluation_batches
+from lmlab.data.corruptions import NextTokens
+from lmlab.evaluation.chunks import ChunkStatistics, at_bytes
 from lmlab.evaluation.perturbations import PERTURBATIONS, perturb
 from lmlab.evaluation.scoring import score
 
@@ -20,19 +22,24 @@ class Data:
     baked: object  # lmlab.data.bake.Baked
     length: int  # tokens per row
     batch_size: int  # rows
+    corruption: Any = NextTokens()
     place: Callable = lambda batch: batch  # a whole batch to where it is scored: its rows split over devices
     check: Callable = lambda: None  # called before every batch; raises when the run is asked to stop
 
     def windows(self, split):
         """Windows over a split."""
-        return Windows(self.baked.split(split), self.length, self.baked.tokenizer)
+        return self.windows_of(self.baked.split(split))
+
+    def windows_of(self, stream):
+        """Windows over any `TokenStream`."""
+        return self.corruption.windows(stream, self.length, self.baked.tokenizer)
 
 
 def bits_per_byte(model, params, windows, data, see=lambda batch, scores: None):
     """(bits per byte, source bytes, chunk starts per stage) of every window; `see` looks at every batch.
 
     bpb = sum of nats / (ln 2 * source bytes), summed in float64. The sum holds every target, the end of each document
-    included; the bytes are those of the source.
+    and the sentinels of spans included; the bytes are those of the source that the targets cover.
     """
     nats, source_bytes, starts = 0.0, 0, 0
     for batch in evaluation_batches(windows, data.batch_size):
@@ -54,16 +61,22 @@ class BitsPerByte:
     def __call__(self, model, params, data):
         """{"bpb", "bytes_per_token", "bytes_per_chunk" of the innermost chunks (or of the tokens),
         "stage<s>/bytes_per_chunk", and of byte models `ChunkStatistics`}."""
-        windows, statistics = data.windows(self.split), ChunkStatistics()
-        reads_bytes = data.baked.tokenizer.bytes_per_token == 1
+        windows, statistics, tokens = data.windows(self.split), ChunkStatistics(), 0
+        tokenizer = data.baked.tokenizer
+        lengths = tokenizer.token_lengths()
+        symbols = np.setdiff1d(np.flatnonzero(lengths == 0), (tokenizer.bos, tokenizer.eos))  # the ends of words
 
         def see(batch, scores):
-            if reads_bytes:
-                statistics.add(batch, scores.starts)
+            nonlocal tokens
+            is_symbol = np.isin(batch["targets"], symbols) & (batch["weights"] > 0)
+            tokens += int(np.count_nonzero((batch["target_bytes"] > 0) | is_symbol))
+            if lengths.max() == 1 and data.corruption.continues:
+                statistics.add(*at_bytes(batch, scores.starts, lengths))
 
         bpb, source_bytes, starts = bits_per_byte(model, params, windows, data, see)
+        if not data.corruption.continues and len(starts):
+            return {"bpb": bpb}  # the targets are a share of the bytes, and the chunks are of all
         chunks = {f"stage{s}/bytes_per_chunk": source_bytes / max(1, int(n)) for s, n in enumerate(starts)}
-        tokens = len(windows.stream.tokens) - 2 * len(windows.stream.starts)  # without BOS and EOS
         innermost = list(chunks.values())[-1] if chunks else source_bytes / tokens
         at = {"bytes_per_token": source_bytes / tokens, "bytes_per_chunk": innermost}
         return {"bpb": bpb, **at, **chunks, **statistics.values()}
@@ -91,8 +104,7 @@ class Robustness:
         tokenizer = data.baked.tokenizer
 
         def score(texts):
-            windows = Windows(stream_of(texts, tokenizer), data.length, tokenizer)
-            return bits_per_byte(model, params, windows, data)[0]
+            return bits_per_byte(model, params, data.windows_of(stream_of(texts, tokenizer)), data)[0]
 
         result = {name: score(perturb(excerpts, name, self.seed)) for name in PERTURBATIONS}
         mean, clean = sum(result.values()) / len(result), score(excerpts)

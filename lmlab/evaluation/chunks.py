@@ -7,6 +7,23 @@ from lmlab.models.chunkers import spacelike
 LONGEST = 16  # the last bin of the histogram holds all chunks at least this long
 
 
+def at_bytes(batch, starts, lengths):
+    """`batch` and `starts` without the ids that stand for no byte (`lengths` 0): what started at one of these, the end of
+    a word, starts at the byte behind it."""
+    keep_BL = lengths[batch["tokens"]] > 0
+    if keep_BL.all():
+        return batch, starts
+    order_BL = np.argsort(~keep_BL, axis=1, kind="stable")
+    front = lambda x_BL: np.take_along_axis(np.where(keep_BL, x_BL, 0), order_BL, axis=1)  # noqa: E731
+    symbol_BL = np.pad(~keep_BL, ((0, 0), (1, 0)))[:, :-1]
+    moved = []
+    for start_BL in starts:
+        for _ in range(1 + int(lengths.size - np.count_nonzero(lengths))):  # a word ends with so many symbols at most
+            start_BL = start_BL | (symbol_BL & np.pad(start_BL, ((0, 0), (1, 0)))[:, :-1])
+        moved.append(front(start_BL).astype(bool))
+    return batch | {"tokens": front(batch["tokens"]), "segment_ids": front(batch["segment_ids"])}, tuple(moved)
+
+
 class ChunkStatistics:
     """Sums over batches of a byte model's chunk starts, per stage."""
 
@@ -14,7 +31,7 @@ class ChunkStatistics:
         self._stages = []
 
     def add(self, batch, starts):
-        """`batch` as the model read it; `starts`: per stage, bool [B, L] at its input positions."""
+        """`batch` as the model read it, one token per byte; `starts`: per stage, bool [B, L] at its input positions."""
         read_BL = batch["segment_ids"] > 0
         space_BL = spacelike(batch["tokens"]) & read_BL
         before_BL = np.pad(space_BL, ((0, 0), (1, 0)))[:, :-1]

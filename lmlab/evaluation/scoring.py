@@ -4,36 +4,40 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
 from lmlab.kernels.dispatch import compiled_for, mesh_of
 from lmlab.kernels.elementwise import softmax_cross_entropy
 from lmlab.models.hierarchy import uncapped
+from lmlab.models.language_model import forward
 
 
 class Scores(NamedTuple):
     """Of one batch, as NumPy arrays."""
 
     nats_BL: np.ndarray  # float32, -log p of each target, 0 where the weight is 0
+    best_BL: np.ndarray  # int32, the likeliest target
     starts: tuple  # per stage, bool [B, L]: a chunk starts at this input position
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _forward(model, mesh, params, batch):
     with compiled_for(mesh, whole_rows=True):
-        output = model.apply(params, batch["tokens"], batch["segment_ids"])
+        output = forward(model, params, batch)
     nats_BL = softmax_cross_entropy(output.logits, batch["targets"]) * batch["weights"]
-    return nats_BL, tuple(s.start_BL for s in output.stages), sum((s.overflow for s in output.stages), 0)
+    best_BL = jnp.argmax(output.logits, axis=-1)
+    return nats_BL, best_BL, tuple(s.start_BL for s in output.stages), sum((s.overflow for s in output.stages), 0)
 
 
 def score(model, params, batch):
     """Scores of one batch. Nothing is lost to the capacity: a batch that overflows is run again without one."""
     mesh = mesh_of(params)
-    nats_BL, starts, overflow = _forward(model, mesh, params, batch)
+    nats_BL, best_BL, starts, overflow = _forward(model, mesh, params, batch)
     if int(overflow):
-        nats_BL, starts, _ = _forward(uncapped(model), mesh, params, batch)
-    return Scores(_on_host(nats_BL), tuple(_on_host(s) for s in starts))
+        nats_BL, best_BL, starts, _ = _forward(uncapped(model), mesh, params, batch)
+    return Scores(_on_host(nats_BL), _on_host(best_BL), tuple(_on_host(s) for s in starts))
 
 
 def _on_host(x):

@@ -11,6 +11,9 @@ import jax
 import jax.numpy as jnp
 
 
+LOWEST = -1e30  # finite, so that an empty span stays finite
+
+
 class Compaction(NamedTuple):
     """Where the chunks of a batch lie, at a static capacity C."""
 
@@ -111,18 +114,54 @@ def span_sums_reference(x_BLD, c, segment_ids_BL):
     return jnp.einsum("bcl,bld->bcd", (inside_BCL & same_BCL).astype(jnp.float32), x_BLD.astype(jnp.float32))
 
 
-def span_sums(x_BLD, c, segment_ids_BL):
-    """`span_sums_reference` as one sorted segment sum; its gradient is a gather."""
-    B, L, D = x_BLD.shape
+def spans(c, segment_ids_BL):
+    """`c` with `slot_BL` the chunk whose span a position lies in, and whether it lies in one: [B, L] bool. Not so where
+    nothing starts any more, and in what is left of a document before the one of the chunk."""
     C = c.index_BC.shape[1]
     kept_BL = c.kept_BL.astype(jnp.int32)
-    chunk_BL = jnp.cumsum(kept_BL, axis=1) - kept_BL  # starts before t: the chunk whose span t lies in
-    start_BL = jnp.take_along_axis(c.index_BC, jnp.minimum(chunk_BL, C - 1), axis=1)
+    chunk_BL = jnp.cumsum(kept_BL, axis=1) - kept_BL  # starts before t
+    slot_BL = jnp.minimum(chunk_BL, C - 1)
+    start_BL = jnp.take_along_axis(c.index_BC, slot_BL, axis=1)
     ended_BL = chunk_BL < jnp.sum(kept_BL, axis=1, keepdims=True)
     same_BL = segment_ids_BL == jnp.take_along_axis(segment_ids_BL, start_BL, axis=1)
-    x_BLD = jnp.where((ended_BL & same_BL)[..., None], x_BLD.astype(jnp.float32), 0)
+    return c._replace(slot_BL=slot_BL), ended_BL & same_BL
 
-    def row(x_LD, chunk_L):
-        return jax.ops.segment_sum(x_LD, chunk_L, num_segments=C, indices_are_sorted=True)
 
-    return jax.vmap(row)(x_BLD, chunk_BL)
+def _by_span(reduce, x_BLD, c):
+    def row(x_LD, slot_L):
+        return reduce(x_LD, slot_L, num_segments=c.index_BC.shape[1], indices_are_sorted=True)
+
+    return jax.vmap(row)(x_BLD, c.slot_BL)
+
+
+def span_sums(x_BLD, c, segment_ids_BL):
+    """`span_sums_reference` as one sorted segment sum; its gradient is a gather."""
+    c, inside_BL = spans(c, segment_ids_BL)
+    return _by_span(jax.ops.segment_sum, jnp.where(inside_BL[..., None], x_BLD.astype(jnp.float32), 0), c)
+
+
+def span_max(x_BLD, c, segment_ids_BL):
+    """Maximum over each chunk's span by channel, zeros in empty slots: [B, L, D] -> [B, C, D] float32. Of equal maxima
+    each gets its part of the gradient."""
+    c, inside_BL = spans(c, segment_ids_BL)
+    return _masked(_span_max(x_BLD.astype(jnp.float32), c, inside_BL), c.valid_BC)
+
+
+@jax.custom_vjp
+def _span_max(x_BLD, c, inside_BL):
+    return _by_span(jax.ops.segment_max, jnp.where(inside_BL[..., None], x_BLD, LOWEST), c)
+
+
+def _span_max_fwd(x_BLD, c, inside_BL):
+    top_BCD = _span_max(x_BLD, c, inside_BL)
+    return top_BCD, (x_BLD, top_BCD, c, inside_BL)
+
+
+def _span_max_bwd(residuals, g_BCD):
+    x_BLD, top_BCD, c, inside_BL = residuals
+    hit_BLD = (inside_BL[..., None] & (x_BLD == _rows(top_BCD, c.slot_BL))).astype(jnp.float32)
+    ties_BCD = jnp.maximum(_by_span(jax.ops.segment_sum, hit_BLD, c), 1)
+    return hit_BLD * _rows(g_BCD / ties_BCD, c.slot_BL), None, None
+
+
+_span_max.defvjp(_span_max_fwd, _span_max_bwd)

@@ -41,6 +41,18 @@ class Weight:
         """In another shape."""
         return Weight(self.value.reshape(*shape), self.dtype)
 
+    def astype(self, dtype):
+        """A plain copy."""
+        return self.value.astype(dtype)
+
+    def __jax_array__(self):
+        """For what is not a product of these functions: the weight as it was cast outside."""
+        return self.value.astype(self.dtype)
+
+    def __getitem__(self, at):
+        """Part of the copy."""
+        return self.value.astype(self.dtype)[at]
+
 
 def _value(w):
     return w.value if isinstance(w, Weight) else w

@@ -41,6 +41,9 @@ class Attention(nn.Module):
     rotary_dim: int
     window: int | None = None
     out_std: float = 0.02
+    rotary_base: float = 10_000.0
+
+    part = "attention"  # what its FLOPs are counted as
 
     def setup(self):
         head = self.d_model // self.n_heads
@@ -56,7 +59,8 @@ class Attention(nn.Module):
         D, _, H, K = self.wqkv.shape
         qkv = linear(x_BLD, self.wqkv.reshape(D, 3 * H * K)).reshape(*x_BLD.shape[:2], 3, H, K)
         q, k, v = (part[:, :, 0] for part in jnp.split(qkv, 3, axis=2))  # its gradient: one concatenation
-        return rotary(q, position_BL, self.rotary_dim), rotary(k, position_BL, self.rotary_dim), v
+        q, k = (rotary(x, position_BL, self.rotary_dim, self.rotary_base) for x in (q, k))
+        return q, k, v
 
     def _out(self, o_BLHK):
         H, K, D = self.wo.shape

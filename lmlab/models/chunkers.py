@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from lmlab.kernels.dispatch import shift_right
 from lmlab.kernels.elementwise import linear
 from lmlab.models.layers import normal, parameter
+from lmlab.models.positions import offsets
 
 
 class Routing(NamedTuple):
@@ -157,7 +158,8 @@ def ratio_loss(F, G, N):
     return N / (N - 1) * ((N - 1) * F * G + (1 - F) * (1 - G))
 
 
-def _ruled(start_BL):
+def ruled(start_BL):
+    """`Routing` of a rule: p is 1 at the starts, 0 elsewhere."""
     return Routing(start_BL, start_BL.astype(jnp.float32), jnp.zeros(()))
 
 
@@ -168,10 +170,8 @@ class FixedStride(nn.Module):
 
     def __call__(self, h_BLD, tokens_BL, segment_ids_BL):
         """Routing of packed rows."""
-        first_BL = segment_starts(segment_ids_BL)
-        position_L = jnp.arange(tokens_BL.shape[1])
-        offset_BL = position_L - jax.lax.cummax(jnp.where(first_BL, position_L, 0), axis=1)
-        return _ruled((offset_BL % self.positions_per_chunk == 0) & (segment_ids_BL > 0))
+        offset_BL = offsets(segment_starts(segment_ids_BL))
+        return ruled((offset_BL % self.positions_per_chunk == 0) & (segment_ids_BL > 0))
 
     @nn.nowrap
     def init_cache(self, batch):
@@ -212,7 +212,7 @@ class Whitespace(nn.Module):
         """Routing of packed rows; the rule reads only bytes up to t."""
         space_BL = spacelike(tokens_BL)
         start_BL = space_BL & ~shift_right(space_BL, False)
-        return _ruled((start_BL | segment_starts(segment_ids_BL)) & (segment_ids_BL > 0))
+        return ruled((start_BL | segment_starts(segment_ids_BL)) & (segment_ids_BL > 0))
 
     @nn.nowrap
     def init_cache(self, batch):

@@ -1,7 +1,7 @@
 """The skeleton of the byte family: encoder -> chunker -> pool -> inner -> unpool -> decoder.
 
-`inner` is a stack or again a hierarchy. H-Net (arXiv 2507.07955, section 2), SpaceByte, MegaByte-like strides
-and their mixtures differ in the parts, not here.
+`inner` is a stack or again a hierarchy. H-Net (arXiv 2507.07955, section 2), SpaceByte, MegaByte-like strides, BLT,
+AU-Net and their mixtures differ in the parts, not here.
 """
 
 import math
@@ -22,7 +22,7 @@ class Stage(NamedTuple):
     start_BL: jax.Array  # bool, at the positions of the hierarchy's own input: a chunk of this stage starts here
     starts: jax.Array  # int32 scalar: chunk starts of this stage
     positions: jax.Array  # int32 scalar: positions that it chose from
-    probability: jax.Array  # float32 scalar: sum of p over those positions
+    probability_BL: jax.Array  # float32, like start_BL: p where this stage chose from, else 0
     overflow: jax.Array  # int32 scalar: starts that found no slot
     slots: jax.Array  # int32 scalar: chunk slots that the inner network computed, all rows
     auxiliary: jax.Array  # float32 scalar: weighted auxiliary loss
@@ -30,6 +30,9 @@ class Stage(NamedTuple):
 
 class Hierarchy(nn.Module):
     """[B, L, D] -> [B, L, D] through chunks.
+
+    The pool makes vectors of its `d_model`, widened to the inner network's; the unpool reads its `d_model` first channels
+    of what comes back. An encoder may hand on more channels than D to parts that know which are theirs.
 
     `capacity` is the number of chunk slots as a multiple of the nominal number, bytes / `positions_per_chunk` of this
     stage and of those outside.
@@ -55,13 +58,13 @@ class Hierarchy(nn.Module):
         return self.encoder.d_model
 
     def setup(self):
-        extra = self.inner.d_model - self.d_model
+        extra = self.inner.d_model - self.pool.d_model
         if extra:
             # H-Net widens by one trainable vector behind the channels, the same at every chunk.
             self.widen = parameter(self, "widen", nn.initializers.zeros, (extra,), (None,))
 
     def _widen(self, x):
-        extra = self.inner.d_model - self.d_model
+        extra = self.inner.d_model - self.pool.d_model
         if not extra:
             return x
         return jnp.concatenate([x, jnp.broadcast_to(self.widen, (*x.shape[:-1], extra)).astype(x.dtype)], -1)
@@ -83,10 +86,16 @@ class Hierarchy(nn.Module):
         c = compact(routing.start_BL, slots)
         segment_ids_BC = gather(segment_ids_BL, c)
         z_BCE, inner = self.inner(
-            self._widen(self.pool(h_BLD, c, segment_ids_BL)), gather(tokens_BL, c), segment_ids_BC, nominal
+            self._widen(self.pool(h_BLD, routing, c, segment_ids_BL)), gather(tokens_BL, c), segment_ids_BC, nominal
         )
-        y_BLD = self.unpool(z_BCE[..., : self.d_model], h_BLD, routing, c, segment_ids_BL)
-        outward = tuple(s._replace(start_BL=spread(s.start_BL, c) & c.kept_BL) for s in inner)
+        y_BLD = self.unpool(z_BCE[..., : self.unpool.d_model], h_BLD, routing, c, segment_ids_BL)
+
+        def at_starts(x_BC):
+            return jnp.where(c.kept_BL, spread(x_BC, c), jnp.zeros((), x_BC.dtype))
+
+        outward = tuple(
+            s._replace(start_BL=at_starts(s.start_BL), probability_BL=at_starts(s.probability_BL)) for s in inner
+        )
         return y_BLD, outward, jnp.sum(c.overflow_B), jnp.asarray(slots * len(h_BLD), jnp.int32)
 
     def __call__(self, x_BLD, tokens_BL, segment_ids_BL, nominal=None, start_BL=None):
@@ -109,7 +118,7 @@ class Hierarchy(nn.Module):
             start_BL=routing.start_BL,
             starts=jnp.sum(routing.start_BL),
             positions=jnp.sum(segment_ids_BL > 0),
-            probability=jnp.sum(routing.probability_BL),
+            probability_BL=routing.probability_BL,
             overflow=overflow,
             slots=computed,
             auxiliary=routing.auxiliary,
@@ -124,7 +133,7 @@ class Hierarchy(nn.Module):
             "chunker": self.chunker.init_cache(batch),
             "pool": self.pool.init_cache(batch),
             "inner": self.inner.init_cache(batch, length),
-            "last": jnp.zeros((batch, self.d_model)),
+            "unpool": self.unpool.init_cache(batch),
             "decoder": self.decoder.init_cache(batch, length),
         }
 
@@ -135,19 +144,17 @@ class Hierarchy(nn.Module):
         routing = self.chunker(h_BLD, tokens_BL, segment_ids_BL)
         c = compact(routing.start_BL, x_BLD.shape[1])
         z_BCE, inner = self.inner.prefill(
-            self._widen(self.pool(h_BLD, c, segment_ids_BL)), gather(tokens_BL, c), c.valid_BC, cache["inner"]
+            self._widen(self.pool(h_BLD, routing, c, segment_ids_BL)), gather(tokens_BL, c), c.valid_BC, cache["inner"]
         )
-        z_BCD = z_BCE[..., : self.d_model]
-        y_BLD = self.unpool(z_BCD, h_BLD, routing, c, segment_ids_BL)
-        y_BLD, decoder = self.decoder.prefill(
-            y_BLD, tokens_BL, valid_BL, cache["decoder"], routing.start_BL
-        )
+        z_BCE = z_BCE[..., : self.unpool.d_model]
+        y_BLD = self.unpool(z_BCE, h_BLD, routing, c, segment_ids_BL)
+        y_BLD, decoder = self.decoder.prefill(y_BLD, tokens_BL, valid_BL, cache["decoder"], routing.start_BL)
         return y_BLD, {
             "encoder": encoder,
             "chunker": self.chunker.cache_after(h_BLD, tokens_BL, valid_BL),
             "pool": self.pool.cache_after(h_BLD, routing.start_BL, valid_BL),
             "inner": inner,
-            "last": self.unpool.last(z_BCD, routing, c, c.valid_BC),
+            "unpool": self.unpool.cache_after(z_BCE, routing, c, valid_BL),
             "decoder": decoder,
         }
 
@@ -165,24 +172,24 @@ class Hierarchy(nn.Module):
         first_B = jnp.argsort(~start_B, stable=True)  # the rows that start a chunk, then the others
 
         def run(mdl, carry):
-            done, z_BD, inner = carry
+            done, z_BE, inner = carry
             at_G = jnp.minimum(done + jnp.arange(group), B - 1)
             live_G, pick_G = done + jnp.arange(group) < starts, first_B[at_G]
             row_G = pick_G if row_B is None else row_B[pick_G]
             z_GE, inner = mdl.inner.step(mdl._widen(pooled_BD[pick_G]), tokens_B[pick_G], inner, live_G, row_G)
-            z_GD = z_GE[:, : mdl.d_model].astype(jnp.float32)
-            return done + group, z_BD.at[jnp.where(live_G, pick_G, B)].set(z_GD, mode="drop"), inner
+            z_GE = z_GE[:, : mdl.unpool.d_model].astype(jnp.float32)
+            return done + group, z_BE.at[jnp.where(live_G, pick_G, B)].set(z_GE, mode="drop"), inner
 
-        carry = 0, jnp.zeros((B, self.d_model), jnp.float32), cache["inner"]
-        _, z_BD, inner = nn.while_loop(lambda mdl, carry: carry[0] < starts, run, self, carry)
-        y_BD, last_BD = self.unpool.step(z_BD, h_BD, start_B, p_B, take(cache["last"], row_B))
+        carry = 0, jnp.zeros((B, self.unpool.d_model), jnp.float32), cache["inner"]
+        _, z_BE, inner = nn.while_loop(lambda mdl, carry: carry[0] < starts, run, self, carry)
+        y_BD, unpool = self.unpool.step(z_BE, h_BD, start_B, p_B, take(cache["unpool"], row_B))
         y_BD, decoder = self.decoder.step(y_BD, tokens_B, cache["decoder"], active_B, row_B, start_B)
         return y_BD, {
             "encoder": encoder,
             "chunker": put(cache["chunker"], chunker, active_B, row_B),
             "pool": put(cache["pool"], pool, active_B, row_B),
             "inner": inner,
-            "last": put(cache["last"], last_BD, active_B, row_B),
+            "unpool": put(cache["unpool"], unpool, active_B, row_B),
             "decoder": decoder,
         }
 
@@ -194,7 +201,7 @@ class Hierarchy(nn.Module):
         """
         ratio, deeper = (ratios[0], ratios[1:]) if ratios else (self.chunker.positions_per_chunk, ())
         parts = {f"encoder/{k}": v for k, v in self.encoder.flops(length).items()}
-        parts["chunking"] = self.chunker.flops() + self.pool.flops(ratio) + self.unpool.flops()
+        parts["chunking"] = self.chunker.flops() + self.pool.flops(ratio) + self.unpool.flops(ratio)
         parts |= {f"inner/{k}": v / ratio for k, v in self.inner.flops(length / ratio, deeper).items()}
         parts |= {f"decoder/{k}": v for k, v in self.decoder.flops(length).items()}
         return parts

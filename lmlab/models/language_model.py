@@ -64,12 +64,12 @@ class LanguageModel(nn.Module):
         y_BLD, cache = self.backbone.prefill(self.embed_tokens(tokens_BL), tokens_BL, valid_BL, cache)
         return self._logits(y_BLD), cache
 
-    def step(self, tokens_B, cache, active_B=None):
-        """One token for the active rows (None: all): (logits_BV, cache)."""
+    def step(self, tokens_B, cache, active_B=None, row_B=None):
+        """One token for the active rows (None: all): (logits_BV, cache). `row_B`: see `Stack.step`."""
         tokens_B = jnp.asarray(tokens_B)
         if active_B is None:
             active_B = jnp.ones(tokens_B.shape, bool)
-        y_BD, cache = self.backbone.step(self.embed_tokens(tokens_B), tokens_B, cache, active_B)
+        y_BD, cache = self.backbone.step(self.embed_tokens(tokens_B), tokens_B, cache, active_B, row_B)
         return self._logits(y_BD), cache
 
     @nn.nowrap
@@ -80,6 +80,14 @@ class LanguageModel(nn.Module):
         """
         io = 2 * self.vocab_size * self.backbone.d_model
         return {"embedding": io, **self.backbone.flops(length, ratios), "head": io}
+
+
+def forward(model, params, batch, key=None):
+    """`model`'s output for a batch: of its tokens and, if it has any, of the inputs of an encoder. `key`: in training,
+    for chunkers that draw their decisions."""
+    names = ("tokens", "segment_ids", "inputs", "input_segment_ids")
+    noise = None if key is None else {"noise": key}
+    return model.apply(params, *[batch[name] for name in names if name in batch], rngs=noise)
 
 
 def init(model, key, length=8):

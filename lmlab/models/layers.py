@@ -1,4 +1,4 @@
-"""The parts that every stack shares: parameters with logical axes, RMSNorm, SwiGLU.
+"""The parts that stacks share: parameters with logical axes, RMSNorm, LayerNorm, SwiGLU.
 
 Modules compute in the dtype of their weights (`training.precision` casts those once a step); the residual
 stream, norms and losses stay in float32.
@@ -8,6 +8,7 @@ to mesh axes.
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from lmlab.kernels.elementwise import rms_norm, swiglu
@@ -35,6 +36,26 @@ class RMSNorm(nn.Module):
     def __call__(self, x):
         """[..., D] -> [..., D] float32."""
         return rms_norm(x.astype(jnp.float32), self.scale.astype(jnp.float32), self.eps)
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / std * scale + bias over the last axis, in float32 (Ba et al. 2016)."""
+
+    d_model: int
+    eps: float = 1e-5
+    bias: bool = True
+
+    def setup(self):
+        self.scale = parameter(self, "scale", nn.initializers.ones, (self.d_model,), (None,))
+        if self.bias:
+            self.shift = parameter(self, "shift", nn.initializers.zeros, (self.d_model,), (None,))
+
+    def __call__(self, x):
+        """[..., D] -> [..., D] float32."""
+        x = x.astype(jnp.float32)
+        x = x - jnp.mean(x, -1, keepdims=True)
+        y = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + self.eps) * self.scale.astype(jnp.float32)
+        return y + self.shift.astype(jnp.float32) if self.bias else y
 
 
 class SwiGLU(nn.Module):

@@ -38,6 +38,8 @@ class Mamba2(nn.Module):
     out_std: float = 0.02
     chunk: int = 64  # positions per chunk of the SSD
 
+    part = "mamba"  # what its FLOPs are counted as
+
     @property
     def d_inner(self):
         """Width after expansion."""

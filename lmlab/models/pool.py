@@ -19,7 +19,7 @@ class Select(nn.Module):
 
     d_model: int
 
-    def __call__(self, h_BLD, c, segment_ids_BL):
+    def __call__(self, h_BLD, routing, c, segment_ids_BL):
         """[B, L, D] -> [B, C, D], zeros in empty slots."""
         return gather(h_BLD, c)
 
@@ -42,7 +42,7 @@ class Select(nn.Module):
         return 0
 
 
-def _tail(start_BL, valid_BL):
+def tail(start_BL, valid_BL):
     """Positions behind each row's last start: the span that the next chunk will have, so far."""
     later_BL = jnp.flip(jax.lax.cummax(jnp.flip(start_BL, 1).astype(jnp.int32), axis=1), 1) > 0  # a start here or later
     return valid_BL & ~later_BL
@@ -53,7 +53,7 @@ class Mean(nn.Module):
 
     d_model: int
 
-    def __call__(self, h_BLD, c, segment_ids_BL):
+    def __call__(self, h_BLD, routing, c, segment_ids_BL):
         """[B, L, D] -> [B, C, D], zeros in empty slots."""
         h_BLD = h_BLD.astype(jnp.float32)
         ones_BL1 = jnp.ones((*h_BLD.shape[:2], 1))
@@ -67,7 +67,7 @@ class Mean(nn.Module):
 
     def cache_after(self, h_BLD, start_BL, valid_BL):
         """Cache behind right-padded prompts."""
-        tail_BL1 = _tail(start_BL, valid_BL)[..., None].astype(jnp.float32)
+        tail_BL1 = tail(start_BL, valid_BL)[..., None].astype(jnp.float32)
         return {"sum": jnp.sum(tail_BL1 * h_BLD, axis=1), "count": jnp.sum(tail_BL1, axis=1)}
 
     def step(self, h_BD, start_B, cache):
@@ -113,7 +113,7 @@ class CrossAttention(nn.Module):
         o = values.reshape(*values.shape[:-1], H, K) / jnp.maximum(weights, 1e-9)[..., None]
         return linear(o.reshape(values.shape).astype(self.wo.dtype), self.wo)
 
-    def __call__(self, h_BLD, c, segment_ids_BL):
+    def __call__(self, h_BLD, routing, c, segment_ids_BL):
         """[B, L, D] -> [B, C, D], zeros in empty slots."""
         return self._read(span_sums(self._terms(h_BLD), c, segment_ids_BL))
 
@@ -124,7 +124,7 @@ class CrossAttention(nn.Module):
 
     def cache_after(self, h_BLD, start_BL, valid_BL):
         """Cache behind right-padded prompts."""
-        return jnp.sum(jnp.where(_tail(start_BL, valid_BL)[..., None], self._terms(h_BLD), 0.0), axis=1)
+        return jnp.sum(jnp.where(tail(start_BL, valid_BL)[..., None], self._terms(h_BLD), 0.0), axis=1)
 
     def step(self, h_BD, start_B, cache):
         """(what a chunk that starts here would read [B, D], cache)."""

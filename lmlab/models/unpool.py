@@ -1,6 +1,6 @@
 """From chunks back to positions: H-Net's smoothing, plain repetition, and addition at the starts only.
 
-Each takes the inner network's output per chunk (already cut to this stage's width) and the encoder's output per
+Each takes the inner network's output per chunk (already cut to the part's width) and the encoder's output per
 position, and returns what the decoder reads.
 """
 
@@ -93,13 +93,18 @@ class Smooth(nn.Module):
         last_BD = P_B * jnp.where(start_B[:, None], z_BD, 0.0) + (1 - P_B) * last_BD
         return last_BD + self.residual(h_BD), last_BD
 
-    def last(self, z_BCD, routing, c, valid_BC):
-        """zbar of each row's last chunk, for a cache behind right-padded prompts."""
-        p_BC = jnp.clip(gather(routing.probability_BL, c), P_MIN, 1 - P_MIN) * valid_BC
+    @nn.nowrap
+    def init_cache(self, batch):
+        """zbar of the last chunk."""
+        return jnp.zeros((batch, self.d_model))
+
+    def cache_after(self, z_BCD, routing, c, valid_BL):
+        """Cache behind right-padded prompts."""
+        p_BC = jnp.clip(gather(routing.probability_BL, c), P_MIN, 1 - P_MIN) * c.valid_BC
         return linear_scan(1 - p_BC, p_BC[..., None] * z_BCD.astype(jnp.float32))[:, -1]
 
     @nn.nowrap
-    def flops(self):
+    def flops(self, positions_per_chunk):
         """Per position."""
         return 2 * self.d_model**2
 
@@ -113,8 +118,9 @@ class Unconfident(Smooth):
         return jnp.ones_like(p_BL)
 
 
-def _last_chunk(z_BCD, valid_BC):
-    last_B = jnp.maximum(jnp.sum(valid_BC, axis=1) - 1, 0)
+def last_chunk(z_BCD, c):
+    """Each row's last chunk, [B, C, D] -> [B, D] float32."""
+    last_B = jnp.maximum(jnp.sum(c.valid_BC, axis=1) - 1, 0)
     return jnp.take_along_axis(z_BCD, last_B[:, None, None], axis=1)[:, 0].astype(jnp.float32)
 
 
@@ -135,12 +141,17 @@ class Repeat(nn.Module):
         last_BD = jnp.where(start_B[:, None], z_BD, last_BD)
         return last_BD + self.residual(h_BD), last_BD
 
-    def last(self, z_BCD, routing, c, valid_BC):
-        """Each row's last chunk."""
-        return _last_chunk(z_BCD, valid_BC)
+    @nn.nowrap
+    def init_cache(self, batch):
+        """The last chunk."""
+        return jnp.zeros((batch, self.d_model))
+
+    def cache_after(self, z_BCD, routing, c, valid_BL):
+        """Cache behind right-padded prompts."""
+        return last_chunk(z_BCD, c)
 
     @nn.nowrap
-    def flops(self):
+    def flops(self, positions_per_chunk):
         """Per position."""
         return 2 * self.d_model**2
 
@@ -165,15 +176,42 @@ class AddAtStarts(nn.Module):
         at_start = jnp.where(c.kept_BL[..., None], to_positions(z_BCD.astype(jnp.float32), c, segment_ids_BL), 0.0)
         return h_BLD.astype(jnp.float32) + at_start
 
-    def step(self, z_BD, h_BD, start_B, p_B, last_BD):
-        """One position; returns (y_BD, last_BD)."""
-        return h_BD + jnp.where(start_B[:, None], z_BD, 0.0), last_BD
+    @nn.nowrap
+    def init_cache(self, batch):
+        """Nothing to remember."""
+        return ()
 
-    def last(self, z_BCD, routing, c, valid_BC):
-        """Each row's last chunk (never read again)."""
-        return _last_chunk(z_BCD, valid_BC)
+    def cache_after(self, z_BCD, routing, c, valid_BL):
+        """Cache behind right-padded prompts."""
+        return ()
+
+    def step(self, z_BD, h_BD, start_B, p_B, cache):
+        """One position; returns (y_BD, cache)."""
+        return h_BD + jnp.where(start_B[:, None], z_BD, 0.0), cache
 
     @nn.nowrap
-    def flops(self):
+    def flops(self, positions_per_chunk):
         """One addition per position."""
         return self.d_model
+
+
+class Add(AddAtStarts):
+    """The chunk's vector added at every position of the chunk (dynamic token pooling, arXiv 2211.09761, section 2)."""
+
+    def __call__(self, z_BCD, h_BLD, routing, c, segment_ids_BL):
+        """[B, C, D], [B, L, D] -> [B, L, D] float32."""
+        return h_BLD.astype(jnp.float32) + to_positions(z_BCD.astype(jnp.float32), c, segment_ids_BL)
+
+    def step(self, z_BD, h_BD, start_B, p_B, last_BD):
+        """One position; returns (y_BD, last_BD)."""
+        last_BD = jnp.where(start_B[:, None], z_BD, last_BD)
+        return h_BD + last_BD, last_BD
+
+    @nn.nowrap
+    def init_cache(self, batch):
+        """The last chunk."""
+        return jnp.zeros((batch, self.d_model))
+
+    def cache_after(self, z_BCD, routing, c, valid_BL):
+        """Cache behind right-padded prompts."""
+        return last_chunk(z_BCD, c)

@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from lmlab.kernels.elementwise import softmax_cross_entropy
+from lmlab.models.language_model import forward
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,9 +15,10 @@ class NextToken:
     def __call__(self, model, params, batch, key):
         """Returns (sum of loss, sum of weights, metrics); metrics are sums, so they add up over batches.
 
-        `batch`: tokens, targets, segment_ids [B, L] int32, weights [B, L] float32, target_bytes [B, L] int32.
+        `batch`: tokens, targets, segment_ids [B, L] int32, weights [B, L] float32, target_bytes [B, L] int32, and what
+        an encoder reads: see `forward`.
         """
-        output = model.apply(params, batch["tokens"], batch["segment_ids"])
+        output = forward(model, params, batch, key)
         nats_BL = softmax_cross_entropy(output.logits, batch["targets"])
         weight = jnp.sum(batch["weights"])
         nats = jnp.sum(nats_BL * batch["weights"])
@@ -25,9 +27,12 @@ class NextToken:
             metrics |= {
                 f"stage{s}/starts": stage.starts,
                 f"stage{s}/positions": stage.positions,
-                f"stage{s}/probability": stage.probability,
+                f"stage{s}/probability": jnp.sum(stage.probability_BL),
                 f"stage{s}/overflow": stage.overflow,
                 f"stage{s}/slots": stage.slots,
             }
-        auxiliary = sum((stage.auxiliary for stage in output.stages), jnp.zeros(()))
-        return nats + auxiliary * weight, weight, metrics
+        return nats + self.auxiliary(output, batch) * weight, weight, metrics
+
+    def auxiliary(self, output, batch):
+        """What is added to the loss of every target: what the chunkers ask for."""
+        return sum((stage.auxiliary for stage in output.stages), jnp.zeros(()))

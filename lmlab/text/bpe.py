@@ -25,7 +25,7 @@ _ESCAPED = re.compile("[\udc80-\udcff]")  # how `surrogateescape` marks an inval
 _CUT = re.compile(r"(?<=\S)(?=[ \n])")
 
 
-def _byte_alphabet() -> list[str]:
+def byte_alphabet() -> list[str]:
     """The printable character that stands for each byte in the library's byte-level vocabularies."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
@@ -44,6 +44,11 @@ def _runs(data: bytes) -> Iterator[str | int]:
         end = match.end()
     if end < len(text):
         yield text[end:]
+
+
+def valid_texts(data: bytes) -> Iterator[str]:
+    """The document's valid text, in pieces that a trainer may see one by one."""
+    return (piece for run in _runs(data) if isinstance(run, str) for piece in _pieces(run))
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -96,13 +101,13 @@ class BPETokenizer:
 
     @functools.cached_property
     def _token_bytes(self) -> list[bytes]:
-        byte_of = {character: byte for byte, character in enumerate(_byte_alphabet())}
+        byte_of = {character: byte for byte, character in enumerate(byte_alphabet())}
         vocabulary = sorted(self._library.get_vocab().items(), key=lambda item: item[1])
         return [bytes(byte_of[character] for character in token) for token, _ in vocabulary] + [b"", b""]
 
     @functools.cached_property
     def _byte_ids(self) -> list[int]:
-        return [self._library.token_to_id(character) for character in _byte_alphabet()]
+        return [self._library.token_to_id(character) for character in byte_alphabet()]
 
     @functools.cached_property
     def _lengths(self) -> np.ndarray:
@@ -194,7 +199,7 @@ class BPETokenizer:
             library = tokenizer._library
         except Exception as error:  # the library raises bare Exception
             raise UserError(f"{path} is not a readable tokenizer file ({error}).") from error
-        if not set(_byte_alphabet()) <= set(library.get_vocab()):
+        if not set(byte_alphabet()) <= set(library.get_vocab()):
             raise UserError(f"{path} is no byte-level tokenizer: it has no token for some single bytes.")
         probe = bytes(range(256)) + " I'd  said:\r\n\tﬁancée e\u0301 İ 漢字 🙂<bos><|endoftext|> \n 12345 ".encode()
         try:
@@ -218,10 +223,9 @@ def train_bpe(documents: Iterable[bytes], vocab_size: int, bytes_per_token: floa
     library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     library.decoder = tokenizers.decoders.ByteLevel()
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=vocab_size - 2, min_frequency=2, initial_alphabet=_byte_alphabet(), show_progress=False
+        vocab_size=vocab_size - 2, min_frequency=2, initial_alphabet=byte_alphabet(), show_progress=False
     )
-    texts = (piece for data in documents for run in _runs(data) if isinstance(run, str) for piece in _pieces(run))
-    library.train_from_iterator(texts, trainer)
+    library.train_from_iterator((text for data in documents for text in valid_texts(data)), trainer)
     if library.get_vocab_size() < vocab_size - 2:
         raise UserError(
             f"The corpus is too small for a BPE vocabulary of {vocab_size}: "

@@ -27,10 +27,13 @@ def _step(run, devices):
     init, shardings = make_init(run, optimizer, mesh)
     state = jax.eval_shape(init, jax.random.key(0))
     state = jax.tree.map(lambda v, s: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=s), state, shardings)
-    rows, shape = batch_sharding(mesh), (run.batch_size, run.length)
-    names = ("tokens", "targets", "segment_ids", "target_bytes", "weights")
-    dtypes = {name: jnp.float32 if name == "weights" else jnp.int32 for name in names}
-    batch = {name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows) for name, dtype in dtypes.items()}
+    rows, shapes = batch_sharding(mesh), run.corruption.shapes(run.length)
+    shapes |= {name: (run.length,) for name in getattr(run.tokenizer, "annotations", ())}
+    dtypes = {name: jnp.float32 if name == "weights" else jnp.int32 for name in shapes}
+    batch = {
+        name: jax.ShapeDtypeStruct((run.batch_size, *shape), dtypes[name], sharding=rows)
+        for name, shape in shapes.items()
+    }
     return make_step(run, optimizer, mesh, shardings), (state, batch)
 
 

@@ -31,8 +31,8 @@ def train(run, directory, on_metrics=lambda step, values: None, profile=None):
     """Train `run` in `directory`, resuming exactly where an earlier call stopped.
 
     Returns (params, data) at the end of the run; `on_metrics(step, values)` sees every logged line. With several
-    processes all call this, and the first writes the run directory. UserError if the directory holds another run, is
-    in use or cannot be written, if the corpus has changed or lacks a split that is evaluated, or if mesh and batch do
+    processes all call this, and the first writes the run directory. A run that comes after another trains that first, in
+    `directory`-before. UserError if the directory holds another run, is in use or cannot be written, if the corpus has changed or lacks a split that is evaluated, or if mesh and batch do
     not fit the devices, and where `run.spikes` says so after a step that was refused. `Stopped` after SIGTERM or Ctrl-C,
     once what was done is saved. `profile`: (first, end), steps to trace.
     """
@@ -40,6 +40,10 @@ def train(run, directory, on_metrics=lambda step, values: None, profile=None):
     check_steps(profile, run)
     mesh = make_mesh(run.mesh)
     check_rows(run, mesh)
+    before = None
+    if run.after is not None:
+        processes.first(lambda: check(run, directory))
+        before, _ = train(run.after, os.fspath(directory).rstrip("/") + "-before")
     with StopSignal() as stop, contextlib.ExitStack() as stack:
         processes.first(lambda: check(run, directory))
         # The others find what the first has baked, or bake a copy of their own where they share no file system.
@@ -58,10 +62,15 @@ def train(run, directory, on_metrics=lambda step, values: None, profile=None):
             stop.check()
 
         data = Data(
-            baked, run.length, run.batch_size, lambda b: place_whole(b, row_sharding(mesh)), between_batches
+            baked,
+            run.length,
+            run.batch_size,
+            run.corruption,
+            lambda b: place_whole(b, row_sharding(mesh)),
+            between_batches,
         )
         try:
-            params = _train(run, directory, data, mesh, stop, watch, clock, on_metrics, profile)
+            params = _train(run, directory, data, mesh, stop, watch, clock, on_metrics, profile, before)
         except OSError as error:
             raise Interrupted(
                 f"Training in {directory} failed: {error.strerror or error}. What was saved before is kept, and the "
@@ -70,7 +79,7 @@ def train(run, directory, on_metrics=lambda step, values: None, profile=None):
     return params, dataclasses.replace(data, check=lambda: None)
 
 
-def _train(run, directory, data, mesh, stop, watch, clock, on_metrics, profile):
+def _train(run, directory, data, mesh, stop, watch, clock, on_metrics, profile, before):
     optimizer = run.optimizer.build(run.steps)
     init, shardings = make_init(run, optimizer, mesh)
     step_fn = make_step(run, optimizer, mesh, shardings)
@@ -85,7 +94,12 @@ def _train(run, directory, data, mesh, stop, watch, clock, on_metrics, profile):
 
     def flops_per_step(ratios=()):
         """Backward = 2 x forward; chunks as planned, or at `ratios`."""
-        return 3 * sum(run.model.flops(run.length, ratios).values()) * run.batch_size * run.length
+        return 3 * sum(run.flops(ratios).values()) * run.batch_size * run.length
+
+    def first():
+        """The state before the first step."""
+        state = init(jax.random.key(run.seed))
+        return state if before is None else state.replace(params=jax.device_put(before, shardings.params))
 
     folder = os.path.join(os.path.abspath(directory), "checkpoints")
     warnings = processes.first(lambda: checkpoints.set_aside(folder))
@@ -96,7 +110,7 @@ def _train(run, directory, data, mesh, stop, watch, clock, on_metrics, profile):
         watch.wait_for("the checkpoint to resume from")
         step = checkpoints.latest_step(saved)
         if step is None:
-            step, state = 0, init(jax.random.key(run.seed))
+            step, state = 0, first()
         else:
             state = checkpoints.restore(saved, abstract)
         # A run that was stopped in an evaluation has still to do it.
@@ -161,7 +175,7 @@ def _train(run, directory, data, mesh, stop, watch, clock, on_metrics, profile):
             watch.wait_for(f"the checkpoint of step {to} to roll back to")
             with clock("checkpoint"):
                 processes.everywhere(saved.wait)
-                state = checkpoints.restore(saved, abstract, to) if to else init(jax.random.key(run.seed))
+                state = checkpoints.restore(saved, abstract, to) if to else first()
             note("rollback", step, to=to)
             return state.replace(step=state.step + np.int32(step - to))
 

@@ -63,8 +63,8 @@ def part_of(path):
     names = path_names(path)
     if names[0] != "backbone":
         return names[0]
-    name = next(n for n in names[1:] if n != "inner")
-    return f"stage{stage_of(path)}/{'main' if name == 'norm' or name.startswith('layers_') else name}"
+    name = next(n for n in names[1:] if n not in ("inner", "backbone"))
+    return f"stage{stage_of(path)}/{'main' if name in ('norm', 'stack', 'table') or name.startswith('layers_') else name}"
 
 
 def decays(path, parameter):

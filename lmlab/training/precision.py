@@ -7,8 +7,9 @@ from lmlab.errors import UserError
 from lmlab.kernels.elementwise import Weight
 
 # H-Net keeps D and the residual around the inner network in float32, and its code means to keep A_log and dt_bias (the
-# released files have those two cast). Norms, biases, the convolution and other vectors are small, and exact here.
-FLOAT32 = {"A_log", "D", "dt_bias", "residual", "scale", "norm", "bias", "conv_kernel", "conv_bias", "query", "widen"}
+# released files have those two cast). Norms, biases, the convolution and other vectors are small, and exact here; a
+# threshold is compared with, where bfloat16 has steps of a percent.
+FLOAT32 = {"A_log", "D", "dt_bias", "residual", "conv_kernel", "query"}
 
 
 def compute_copy(params, precision):
@@ -29,7 +30,7 @@ def _with_weights(params, precision, weight):
         raise UserError(f"Precision {precision!r} is neither float32 nor bfloat16.")
 
     def one(path, p):
-        keep = any(k.key in FLOAT32 for k in path)
+        keep = p.ndim < 2 or any(k.key in FLOAT32 for k in path)
         return p if keep else weight(p, jnp.bfloat16)
 
     return jax.tree_util.tree_map_with_path(one, params)

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from lmlab.data.corruptions import NextTokens
 from lmlab.errors import UserError
 from lmlab.objectives.next_token import NextToken
 from lmlab.training.optimizers import AdamW
@@ -21,6 +22,7 @@ class Run:
     steps: int
     batch_size: int  # rows
     length: int  # tokens per row
+    corruption: Any = NextTokens()  # from windows to what is read and what is asked
     objective: Any = NextToken()
     evaluators: tuple = ()
     evaluate_every: int = 100  # steps
@@ -34,6 +36,7 @@ class Run:
     mesh: Mesh = Mesh()
     spikes: Spikes = Spikes()
     seed: int = 0
+    after: Any = None  # a Run that comes first, whose parameters this one starts from
 
     def __post_init__(self):
         if self.keep_last < 2:
@@ -57,14 +60,22 @@ class Run:
                 )
         if len({type(e) for e in self.evaluators}) < len(self.evaluators):
             raise UserError("A run takes one evaluator of each kind: the metrics of two would overwrite one another.")
-        if self.model.vocab_size < self.tokenizer.vocab_size:
+        if self.after is not None and self.after.model != self.model:
+            raise UserError("A run goes on from the parameters of another only where both have the same model.")
+        extra = self.corruption.extra_ids(self.length)
+        if self.model.vocab_size < self.tokenizer.vocab_size + extra:
+            and_extra = f" and the corruption {extra}" if extra else ""
             raise UserError(
-                f"The tokenizer has {self.tokenizer.vocab_size} ids but the model only {self.model.vocab_size}."
+                f"The tokenizer has {self.tokenizer.vocab_size} ids{and_extra} but the model only {self.model.vocab_size}."
             )
+
+    def flops(self, ratios=()):
+        """Forward FLOPs per token of a window by part, chunks as planned or at `ratios`."""
+        return self.corruption.flops(self.model, self.length, ratios)
 
     def flops_per_byte(self):
         """Forward FLOPs per source byte by part, at the nominal compression of tokenizer and chunkers."""
-        parts = self.model.flops(self.length)
+        parts = self.flops()
         return {name: value / self.tokenizer.bytes_per_token for name, value in parts.items()}
 
     def source_bytes(self):

@@ -11,6 +11,7 @@ from flax.linen import meta
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lmlab.kernels.dispatch import ROWS, SEQUENCE, compiled_for
+from lmlab.models.encoder_decoder import EncoderDecoder
 from lmlab.models.hierarchy import rematerialised
 from lmlab.models.language_model import abstract_init
 from lmlab.training.optimizers import part_of
@@ -27,6 +28,16 @@ class State:
     optimizer: Any
     key: jax.Array  # of the run; folded with the step where randomness is needed
     recent: Any = ()  # what `Spikes` judges by
+    objective: Any = ()  # what the objective remembers from step to step
+
+
+def remembered(objective):
+    """What `objective` remembers before the first step: of most, nothing.
+
+    One that has `init_state()` is called with its state as a last argument, which stays as it is within a step, and
+    changes by `next_state(state, metrics)` on the sums of the whole batch.
+    """
+    return objective.init_state() if hasattr(objective, "init_state") else ()
 
 
 def make_init(run, optimizer, mesh):
@@ -35,7 +46,8 @@ def make_init(run, optimizer, mesh):
     def build(key):
         params_key, run_key = jax.random.split(key)
         params = meta.unbox(run.model.init(params_key, jnp.zeros((1, 8), jnp.int32)))
-        return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), run_key, run.spikes.nothing_yet())
+        kept = run.spikes.nothing_yet(), remembered(run.objective)
+        return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), run_key, *kept)
 
     params = parameter_shardings(abstract_init(run.model), mesh)
     abstract = jax.eval_shape(build, jax.random.key(0))
@@ -46,8 +58,8 @@ def make_init(run, optimizer, mesh):
         params,
         transform_non_params=lambda _: replicated(mesh),
     )
-    recent = jax.tree.map(lambda _: replicated(mesh), abstract.recent)
-    shardings = State(replicated(mesh), params, optimizer_shardings, replicated(mesh), recent)
+    kept = [jax.tree.map(lambda _: replicated(mesh), part) for part in (abstract.recent, abstract.objective)]
+    shardings = State(replicated(mesh), params, optimizer_shardings, replicated(mesh), *kept)
     return jax.jit(build, out_shardings=shardings), shardings
 
 
@@ -67,11 +79,16 @@ def make_step(run, optimizer, mesh, shardings):
     the whole batch; only what a chunker's own loss averages over is a microbatch. Where `run.spikes` refuses the update
     ("spike" is 1), parameters and optimizer stay as they were.
     """
-    model = rematerialised(run.model) if run.remat else run.model
+    model = run.model
+    if run.remat:
+        model = model.rematerialised() if isinstance(model, EncoderDecoder) else rematerialised(model)
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
 
-    def loss_fn(params, batch, key):
-        loss, weight, metrics = run.objective(model, compute_weights(params, run.precision), batch, key)
+    stateful = hasattr(run.objective, "next_state")
+
+    def loss_fn(params, batch, key, state):
+        arguments = (model, compute_weights(params, run.precision), batch, key)
+        loss, weight, metrics = run.objective(*arguments, state) if stateful else run.objective(*arguments)
         return loss, metrics | {"weight": weight}
 
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
@@ -81,33 +98,35 @@ def make_step(run, optimizer, mesh, shardings):
         parts = jnp.swapaxes(v.reshape(rows, run.accumulate, -1, *v.shape[1:]), 0, 1)
         return jax.lax.with_sharding_constraint(parts, NamedSharding(mesh, PartitionSpec(None, ROWS, None, SEQUENCE)))
 
-    def accumulated(params, batch, key):
+    def accumulated(params, batch, key, state):
         def add(sums, i_part):
             i, part = i_part
             part = jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), part)
-            return jax.tree.map(jnp.add, sums, gradient(params, part, jax.random.fold_in(key, i))), None
+            return jax.tree.map(jnp.add, sums, gradient(params, part, jax.random.fold_in(key, i), state)), None
 
         parts = jax.tree.map(microbatches, batch)
         zero = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), jax.eval_shape(
-            gradient, params, jax.tree.map(lambda v: v[: len(v) // run.accumulate], batch), key
+            gradient, params, jax.tree.map(lambda v: v[: len(v) // run.accumulate], batch), key, state
         ))
         return jax.lax.scan(add, zero, (jnp.arange(run.accumulate), parts))[0]
 
     def step(state, batch):
         key = jax.random.fold_in(state.key, state.step)
         with compiled_for(mesh):
-            (loss, metrics), grads = (gradient if run.accumulate == 1 else accumulated)(state.params, batch, key)
+            compute = gradient if run.accumulate == 1 else accumulated
+            (loss, metrics), grads = compute(state.params, batch, key, state.objective)
         weight = jnp.maximum(metrics.pop("weight"), 1)
         grads = jax.tree.map(lambda g: g / weight, grads)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         loss, grad_norm = loss / weight, optax.global_norm(grads)
         accepted, recent = run.spikes.judge(state.recent, loss, grad_norm)
-        old, new = (state.params, state.optimizer), (params, optimizer_state)
-        params, optimizer_state = jax.tree.map(lambda n, o: jnp.where(accepted, n, o), new, old)
+        objective = run.objective.next_state(state.objective, metrics) if stateful else ()
+        old, new = (state.params, state.optimizer, state.objective), (params, optimizer_state, objective)
+        params, optimizer_state, objective = jax.tree.map(lambda n, o: jnp.where(accepted, n, o), new, old)
         own = {"loss": loss, "grad_norm": grad_norm, "spike": 1 - accepted}
         metrics = metrics | own | squares_by_part(grads)
-        return State(state.step + 1, params, optimizer_state, state.key, recent), metrics
+        return State(state.step + 1, params, optimizer_state, state.key, recent, objective), metrics
 
     return jax.jit(
         step,

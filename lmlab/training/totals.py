@@ -44,6 +44,7 @@ class Totals:
     def values(self, step, seconds):
         """The logged line of the steps since the last one; None if all of them were refused.
 
+        A sum whose counterpart is called <name>_of is logged as their ratio.
         `flops`: at the planned number of chunks; `computed_flops`: of all slots, filled or not, without what is
         computed again backward. `utilisation`: planned FLOPs over what the devices could do in bf16 at their peak.
         """
@@ -60,6 +61,7 @@ class Totals:
         }
         parts = [name.removeprefix("grad_square/") for name in s if name.startswith("grad_square/")]
         values |= {f"grad_norm/{part}": math.sqrt(s[f"grad_square/{part}"] / n) for part in parts}
+        values |= {name: s[name] / max(1.0, s[f"{name}_of"]) for name in s if f"{name}_of" in s}
         stage, ratios, before = 0, [], n * self._positions
         while f"stage{stage}/starts" in s:
             p = f"stage{stage}/"
@@ -86,6 +88,7 @@ class Totals:
         elapsed = max(1e-9, seconds - self.last["seconds"])
         rates = {f"{name}_per_second": (values[name] - self.last[name]) / elapsed for name in
                  ("bytes", "flops", "computed_flops")}
+        rates["steps_per_second"] = self._steps / elapsed
         if self._peak:
             rates["utilisation"] = rates["flops_per_second"] / self._peak
         return rates

@@ -11,10 +11,12 @@ from lmlab.data.batches import Windows
 from lmlab.evaluation.bits_per_byte import Data, bits_per_byte
 from lmlab.evaluation.passages import read_passage
 from lmlab.evaluation.scoring import score
-from lmlab.models.build import hierarchy
+from lmlab.models.build import hierarchy, transformer
 from lmlab.models.language_model import LanguageModel, Output, init
+from lmlab.models.words import word_model
 from lmlab.text.bpe import BPE
 from lmlab.text.bytes import ByteTokenizer
+from lmlab.text.words import Words
 
 DOCUMENTS = ["naïve café 世界 🙂".encode(), b"x", b"the end of the line, the end of the text " * 5]
 
@@ -30,7 +32,7 @@ class Unigram(nn.Module):
         return Output(jnp.broadcast_to(logits, (*tokens.shape, self.vocab_size)), ())
 
 
-@pytest.mark.parametrize("recipe", [ByteTokenizer(), BPE(270)], ids=["bytes", "bpe"])
+@pytest.mark.parametrize("recipe", [ByteTokenizer(), BPE(270), Words()], ids=["bytes", "bpe", "words"])
 @pytest.mark.parametrize("length, batch", [(7, 3), (64, 2), (1000, 4)])
 def test_equals_the_sum_by_hand(recipe, length, batch):
     tokenizer = recipe.train(DOCUMENTS)
@@ -45,7 +47,7 @@ def test_equals_the_sum_by_hand(recipe, length, batch):
     np.testing.assert_allclose(bpb, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("recipe", [ByteTokenizer(), BPE(270)], ids=["bytes", "bpe"])
+@pytest.mark.parametrize("recipe", [ByteTokenizer(), BPE(270), Words()], ids=["bytes", "bpe", "words"])
 def test_passages_cover_every_byte(recipe):
     tokenizer = recipe.train(DOCUMENTS)
     logits = np.random.default_rng(0).normal(size=tokenizer.vocab_size).astype(np.float32)
@@ -79,3 +81,13 @@ def test_bytes_that_look_like_marks_keep_their_chunks():
     text = b"a\xfe\xffb c" * 4
     passage = read_passage(model, init(model, jax.random.key(0)), ByteTokenizer(), text, 16, 2)
     assert len(passage["stages"][0]) == len(passage["surprisal"]) == len(text)
+
+
+def test_a_words_chunk_is_shown_from_its_first_byte_on():
+    """The chunk that a symbol starts is marked at the byte behind it, and the symbol's bits at the byte before."""
+    tokenizer = Words(max_bytes=7)
+    backbone = word_model(tokenizer, 16, 16, 2, 1, 1, transformer(1, 16, 16, n_heads=2))
+    model = LanguageModel(tokenizer.vocab_size, backbone)
+    passage = read_passage(model, init(model, jax.random.key(0)), tokenizer, b"ab c\xfe def", 8)
+    assert passage["stages"] == [[0, 0, 0, 1, 0, 0, 1, 0, 0]]
+    assert min(passage["surprisal"][i] for i in (2, 5, 8)) > 1.5 * max(passage["surprisal"][i] for i in (0, 1, 3, 6))

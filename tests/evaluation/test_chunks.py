@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from lmlab.evaluation.chunks import LONGEST, ChunkStatistics
+from lmlab.evaluation.chunks import LONGEST, ChunkStatistics, at_bytes
+from lmlab.text.words import Words
 
 
 def test_counted_by_hand():
@@ -30,3 +31,15 @@ def test_padding_and_further_batches():
     values = statistics.values()
     assert values["stage1/words_found"] == 0 and values["stage1/at_words"] == 0
     assert set(values) == {f"stage{s}/{k}" for s in (0, 1) for k in ("chunk_lengths", "at_words", "words_found")}
+
+
+def test_the_end_of_a_word_is_a_start_at_the_byte_behind_it():
+    tokenizer = Words(symbols=2)
+    tokens = tokenizer.encode(b"ab cd efg")[None]  # ab_##cd_##efg##
+    starts = tokens == 256
+    starts[0, 0] = True
+    batch = {"tokens": tokens, "segment_ids": np.ones_like(tokens)}
+    batch, (moved,) = at_bytes(batch, (starts,), tokenizer.token_lengths())
+    assert bytes(batch["tokens"][0, :9].astype(np.uint8)) == b"ab cd efg"
+    assert batch["segment_ids"].sum() == 9 and (batch["segment_ids"][0, :9] == 1).all()
+    assert np.flatnonzero(moved[0]).tolist() == [0, 3, 6]

@@ -59,3 +59,22 @@ def test_span_sums_equal_the_reference(capacity):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), fast, slow)
     if capacity == 7:
         np.testing.assert_allclose(slow[1][0, :3], [x[0, 0], x[0, 1:4].sum(0), x[0, 4]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("capacity", [1, 3, 7, 12])
+def test_span_max_equals_the_reference(capacity):
+    """In values, and in gradients where maxima are equal: each gets its part."""
+    segments = np.array([[1, 1, 1, 1, 2, 2, 2], [1] * 7, [1] * 7, [0] * 7], np.int32)
+    c = kernels.compact(jnp.asarray(STARTS), capacity)
+    x = jnp.round(jax.random.normal(jax.random.key(0), (4, 7, 3)))  # with ties
+
+    def reference(x, c, segments):
+        of, inside = kernels.spans(c, segments)
+        member = inside[:, None] & (of.slot_BL[:, None] == jnp.arange(capacity)[:, None])
+        top = jnp.max(jnp.where(member[..., None], x[:, None], -jnp.inf), axis=2)
+        return jnp.where(c.valid_BC[..., None], top, 0)
+
+    def run(f):
+        return jax.jit(jax.value_and_grad(lambda x: jnp.sum(jnp.sin(f(x, c, segments)))))(x), f(x, c, segments)
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), run(kernels.span_max), run(reference))

@@ -13,7 +13,7 @@ from lmlab.training.run import Run
 WORDS = "the a of chunk byte model reads writes learns where a word starts ends é 世界".split()
 
 
-TIMES = ("seconds", "bytes_per_second", "flops_per_second", "computed_flops_per_second", "utilisation")
+TIMES = ("seconds", "steps_per_second", "bytes_per_second", "flops_per_second", "computed_flops_per_second", "utilisation")
 
 
 def timeless(line):

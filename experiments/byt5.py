@@ -1,0 +1,147 @@
+"""ByT5: towards a token-free future with pre-trained byte-to-byte models (Xue et al. 2022, arXiv 2105.13626).
+
+A standard T5 over bytes in place of subwords: the parameters of the vocabulary go into a wider and deeper network
+whose encoder is three times as deep as its decoder, and the spans to fill in are longer, 20 bytes in the mean in place
+of 3 subwords. Its Table 6 asks what perturbed text costs, its Table 8 what depth and span lengths matter.
+
+    lmlab table byt5 --scale smoke      every arm, about 2 minutes on 2 CPU cores
+    lmlab table byt5 --scale small      about 4 minutes per arm and seed on 2 CPU cores
+    lmlab show byt5 --scale paper       the paper's own sizes
+
+Bits per byte are of the bytes that were taken out (15%), sentinels and the end included: whoever fills spans must also
+say where they end. They depend on the length of the spans, so that the arm with other spans is compared by robustness.
+At smoke and small the arms are matched in FLOPs per byte read; at paper scale they are ByT5 Small and mT5 Small,
+matched in parameters. The paper trains with Adafactor under an inverse square root; here it is AdamW under WSD.
+Sentinels are ids of their own, where ByT5 takes the last byte ids.
+"""
+
+from lmlab.comparison import SPAN_SETUPS, Setup
+from lmlab.data.corpora import StandardLibrary
+from lmlab.data.corruptions import SpanCorruption
+from lmlab.experiment import Arm, Column, Experiment, Paper, Table
+from lmlab.models.encoder_decoder import t5
+from lmlab.text.bpe import BPE
+
+PAPER = Paper(
+    title="ByT5: Towards a token-free future with pre-trained byte-to-byte models",
+    year=2022,
+    url="arXiv 2105.13626",
+    claim="A standard transformer over bytes is competitive with its subword counterpart, and significantly more robust "
+    "to noise.",
+)
+
+# mC4, 1M steps of 2^20 tokens: --corpus PATH reads a folder of it.
+SETUPS = SPAN_SETUPS | {
+    "paper": Setup(StandardLibrary(), 2**20 * 1_000_000, 2**20, 1024, 1024, 1e-3, 1_000_000, "bfloat16"),
+}
+SIZES = {  # heads, d_kv, vocabulary with room for sentinels
+    "smoke": (4, 16, 288),
+    "small": (4, 32, 288),
+    "paper": (6, 64, 384),
+}
+BYTES_PER_TOKEN = {"smoke": 2.05, "small": 2.55, "paper": 4.1}  # at paper scale: mC4's, of mT5's vocabulary
+
+
+def bytes_(scale, shapes, mean_span=20.0):
+    """A byte model; `shapes`: scale -> (encoder and decoder layers, d_model, d_ff)."""
+    heads, d_kv, vocab = SIZES[scale]
+    return SETUPS[scale].run(t5(vocab, *shapes[scale], heads, d_kv), corruption=SpanCorruption(mean_span=mean_span))
+
+
+def byt5(scale):
+    """Deep encoder, spans of 20 bytes."""
+    return bytes_(scale, {"smoke": ((3, 1), 64, 128), "small": ((3, 1), 128, 256), "paper": ((12, 4), 1472, 3584)})
+
+
+def byt5_span3(scale):
+    """Spans of 3 bytes."""
+    shapes = {"smoke": ((3, 1), 64, 96), "small": ((3, 1), 128, 192), "paper": ((12, 4), 1472, 3584)}
+    return bytes_(scale, shapes, 3.0)
+
+
+def byt5_balanced(scale):
+    """Encoder and decoder of equal depth."""
+    return bytes_(scale, {"smoke": ((2, 2), 64, 232), "small": ((2, 2), 128, 456), "paper": ((8, 8), 1472, 3584)})
+
+
+def mt5(scale):
+    """Subwords: equal depths, spans of 3 subwords."""
+    layers, d_model, d_ff, heads, d_kv, vocab, spare = {
+        "smoke": ((2, 2), 96, 344, 4, 24, 512, 16),
+        "small": ((2, 2), 192, 968, 4, 48, 1024, 16),
+        "paper": ((8, 8), 512, 1024, 6, 64, 250_000, 112),
+    }[scale]
+    model = t5(vocab + spare, layers, d_model, d_ff, heads, d_kv)
+    tokenizer = BPE(vocab, BYTES_PER_TOKEN[scale])
+    return SETUPS[scale].run(model, tokenizer=tokenizer, corruption=SpanCorruption(mean_span=3.0))
+
+
+PARAMETERS = "matched in parameters, as in the paper, not in FLOPs per byte."
+ARMS = (
+    Arm("byt5", "ByT5", byt5),
+    Arm("mt5", "mT5 (BPE)", mt5, notes={"paper": PARAMETERS}),
+    Arm("byt5_span3", "ByT5, spans of 3 bytes", byt5_span3, notes={"paper": PARAMETERS}),
+    Arm("byt5_balanced", "ByT5, depths 1:1", byt5_balanced, notes={"paper": PARAMETERS}),
+)
+NAMES = tuple(arm.name for arm in ARMS)
+
+NOISES = ("drop", "repeat", "antspeak", "upper_case", "random_case")
+TABLE_6 = Table(
+    name="table6",
+    title="Bits per masked byte, clean and perturbed (Table 6, Large)",
+    arms=NAMES,
+    reported_columns=(
+        Column("clean", "Clean", "XNLI, %", "higher", 1),
+        Column("drop", "Drop", "change, points", "higher", 1),
+        Column("repeat", "Repeat", "change, points", "higher", 1),
+        Column("antspeak", "Antspeak", "change, points", "higher", 1),
+        Column("upper_case", "Upper case", "change, points", "higher", 1),
+        Column("random_case", "Random case", "change, points", "higher", 1),
+    ),
+    reported={
+        "mt5": dict(zip(("clean", *NOISES), (81.1, -18.3, -12.3, -34.4, -8.1, -19.2), strict=True)),
+        "byt5": dict(zip(("clean", *NOISES), (79.7, -11.4, -5.9, -24.4, -1.7, -5.9), strict=True)),
+    },
+    measured=(
+        Column("mflops_per_byte", "MFLOPs", "per byte read", None, 3),
+        Column("bpb", "Test", "bits per masked byte", "lower", 3),
+        Column("clean", "Clean excerpts", "bits per masked byte", "lower", 3),
+        *(Column(key, key.replace("_", " ").capitalize(), "bits per masked byte", "lower", 3) for key in NOISES),
+        Column("cost", "Mean - clean", "bits per masked byte", "lower", 3),
+    ),
+    source="arXiv 2105.13626, Table 6, Large: XNLI, noise unseen in training, change from clean",
+    note="Measured: bits to write what was taken out of clean and perturbed excerpts. The paper's metric is another one, "
+    "so that only orders can be compared; spans of another length are another task.",
+)
+
+TABLE_8 = Table(
+    name="table8",
+    title="Depths and spans (Table 8, Large)",
+    arms=NAMES,
+    reported_columns=(
+        Column("xnli", "XNLI", "zero-shot, %", "higher", 1),
+        Column("tydiqa", "TyDiQA", "F1", "higher", 1),
+        Column("xsum", "XSum", "BLEU", "higher", 1),
+    ),
+    reported={
+        "byt5": {"xnli": 79.7, "tydiqa": 87.7, "xsum": 11.5},
+        "mt5": {"xnli": 81.1, "tydiqa": 85.3, "xsum": 10.1},
+        "byt5_span3": {"xnli": 79.4, "tydiqa": 87.4, "xsum": 10.2},
+        "byt5_balanced": {"xnli": 75.4, "tydiqa": 83.0, "xsum": 7.1},
+    },
+    measured=(
+        Column("parameters", "Parameters", "", None, 0),
+        Column("mflops_per_byte", "MFLOPs", "per byte read", None, 3),
+        Column("steps_per_second", "Steps", "per second", "higher", 2),
+        Column("bpb", "Test", "bits per masked byte", "lower", 3),
+    ),
+    source="arXiv 2105.13626, Table 8: ByT5-Large, mT5-Large, span 3, and 24/24 of 718M beside 36/12 of 668M",
+)
+
+EXPERIMENT = Experiment(
+    paper=PAPER,
+    scales=("smoke", "small", "paper"),
+    arms=ARMS,
+    tables=(TABLE_6, TABLE_8),
+    anchor="byt5",
+)

@@ -1,0 +1,142 @@
+"""Whole words are hidden, and every token of them is to be named in its place: BERT's task for any kind of tokens."""
+
+import dataclasses
+
+import numpy as np
+
+from lmlab.data.batches import Windows
+from lmlab.data.corruptions import EVALUATION
+from lmlab.errors import UserError
+
+BLANK = b" \t\n\r\x0b\x0c"
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedWords:
+    """Each word of a window is chosen with probability `share`, and its tokens are replaced by one mask id, the first id
+    above the tokenizer's (Devlin et al. 2019, with whole words; HLM, arXiv 2305.14571).
+
+    A word is a run of tokens up to white space, or up to the symbol that ends it. White space, symbols, BOS and EOS are
+    never hidden. How many tokens a word has stays visible.
+    """
+
+    share: float = 0.15
+
+    def __post_init__(self):
+        if not 0 < self.share < 1:
+            raise UserError(f"The share of words to mask lies between 0 and 1; it is {self.share}.")
+
+    @property
+    def continues(self):
+        """Such a model fills gaps; it does not continue a text."""
+        return False
+
+    def extra_ids(self, length):
+        """The mask."""
+        return 1
+
+    def windows(self, stream, length, tokenizer):
+        """`MaskedWindows`."""
+        return MaskedWindows(stream, length, tokenizer, self.share)
+
+    def shapes(self, length):
+        """{array of a batch: its shape without the rows}."""
+        return dict.fromkeys(("tokens", "targets", "segment_ids", "target_bytes", "weights"), (length,))
+
+    def flops(self, model, length, ratios=()):
+        """Forward FLOPs per token of the window by part."""
+        return model.flops(length, ratios)
+
+
+class MaskedWindows:
+    """Windows of `length` tokens, end to end over a stream; window i covers the tokens [i L, i L + L)."""
+
+    def __init__(self, stream, length, tokenizer, share):
+        self.stream, self._share = stream, share
+        self._windows, self._mask = Windows(stream, length, tokenizer), tokenizer.vocab_size
+        self._lengths = tokenizer.token_lengths()
+        each = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
+        self._begins = np.array([data[:1] in BLANK for data in each])  # with white space, or stands for nothing
+        self._ends = np.array([data[-1:] in BLANK for data in each])
+        self._blank = np.array([not data.strip(BLANK) for data in each])
+        ends = np.append(stream.starts[1:], len(stream.tokens)) - 1
+        self._marks = np.sort(np.concatenate([stream.starts, ends]))  # where BOS and EOS stand
+
+    def __len__(self):
+        return len(self._windows)
+
+    def batch(self, indices, draws=None):
+        """{"tokens", "targets", "segment_ids", "target_bytes": int32 [B, L], "weights": float32 [B, L]}. `targets` are
+        the tokens as they were, and count where they are hidden. An index of -1 is an empty row of weight 0."""
+        batch = self._windows.batch(indices)
+        ids_BL, L = batch["tokens"], batch["tokens"].shape[1]
+        hidden_BL = np.zeros(ids_BL.shape, bool)
+        for row, index in enumerate(np.asarray(indices, np.int64)):
+            if index >= 0:
+                rng = np.random.default_rng((EVALUATION, int(index)) if draws is None else draws[row])
+                first, last = np.searchsorted(self._marks, [index * L, index * L + L])
+                special_L = np.zeros(L, bool)
+                special_L[self._marks[first:last] - index * L] = True
+                hidden_BL[row] = self._hidden(ids_BL[row], special_L, rng)
+        hidden_BL &= batch["segment_ids"] > 0
+        return {
+            "tokens": np.where(hidden_BL, self._mask, ids_BL),
+            "targets": ids_BL,
+            "segment_ids": batch["segment_ids"],
+            "weights": hidden_BL.astype(np.float32),
+            "target_bytes": np.where(hidden_BL, self._lengths[ids_BL], 0),
+        }
+
+    def _hidden(self, ids_L, special_L, rng):
+        """Which tokens of a row are hidden."""
+        cut_L = special_L | self._begins[ids_L]
+        cut_L[1:] |= special_L[:-1] | self._ends[ids_L[:-1]]
+        word_L = np.cumsum(cut_L)
+        chosen = rng.random(word_L[-1] + 1) < self._share
+        return chosen[word_L] & ~self._blank[ids_L] & ~special_L
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedSubwords(MaskedWords):
+    """Words of bytes are hidden, and their subwords are to be named: the first in the place of the word's first byte, and
+    so on, for a word has no fewer bytes than subwords (Byte2Word, arXiv 2211.12677). For `WordsOfSubwords`.
+
+    Words that begin before the row or end behind it are never hidden.
+    """
+
+    def windows(self, stream, length, tokenizer):
+        """`MaskedSubwordWindows`."""
+        return MaskedSubwordWindows(stream, length, tokenizer, self.share)
+
+
+class MaskedSubwordWindows(MaskedWindows):
+    """`MaskedWindows` whose targets are subwords."""
+
+    def __init__(self, stream, length, tokenizer, share):
+        super().__init__(stream, length, tokenizer, share)
+        self._subwords, self._symbol = tokenizer.subwords, tokenizer.vocab_size - tokenizer.symbols
+        self._subword_lengths = self._subwords.token_lengths()
+
+    def batch(self, indices, draws=None):
+        """As of `MaskedWindows`; `targets` count at the first positions of a hidden word, one per subword."""
+        batch = super().batch(indices, draws)
+        bytes_BL, hidden_BL = batch["targets"], batch["weights"] > 0
+        edges = np.diff(np.pad(hidden_BL, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+        rows, starts = np.nonzero(edges == 1)
+        ends = np.nonzero(edges == -1)[1]
+        words = [bytes_BL[r, a:b].astype(np.uint8).tobytes() for r, a, b in zip(rows, starts, ends, strict=True)]
+        batch |= {name: np.zeros_like(batch[name]) for name in ("targets", "weights", "target_bytes")}
+        for r, a, b, ids in zip(rows, starts, ends, self._subwords.encode_batch(words), strict=True):
+            at = slice(a, a + len(ids))
+            batch["targets"][r, at] = ids
+            batch["weights"][r, at] = 1
+            batch["target_bytes"][r, at] = self._subword_lengths[ids]
+        return batch
+
+    def _hidden(self, ids_L, special_L, rng):
+        hidden_L = super()._hidden(ids_L, special_L, rng)
+        ends = np.flatnonzero((ids_L == self._symbol) | special_L)
+        inside = np.zeros(len(ids_L), bool)
+        if len(ends):
+            inside[ends[0] : ends[-1] + 1] = True
+        return hidden_L & inside

@@ -1,0 +1,45 @@
+"""What an encoder that deletes positions deletes, and what it costs once they are really taken out."""
+
+import dataclasses
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmlab.data.batches import evaluation_batches
+from lmlab.kernels.elementwise import softmax_cross_entropy
+from lmlab.models.language_model import forward
+
+
+@partial(jax.jit, static_argnums=0)
+def _forward(model, params, batch):
+    output = forward(model, params, batch)
+    nats = jnp.sum(softmax_cross_entropy(output.logits, batch["targets"]) * batch["weights"])
+    found = output.encoded.found
+    return nats, jnp.sum(found.deleted_BS), jnp.sum(found.positions_BS)
+
+
+@dataclasses.dataclass(frozen=True)
+class HardDeletion:
+    """Bits per byte of one split with hard deletion, whatever the model was trained with; no kept position is lost."""
+
+    split: str = "test"
+
+    def __call__(self, model, params, data):
+        """{"deleted": share of the source's positions, "hard_bpb", "hard_mflops": forward MFLOPs per token that remain}."""
+        hard = model.clone(encoder=model.encoder.clone(hard=True, capacity=None))
+        sums, source_bytes = np.zeros(3), 0
+        for batch in evaluation_batches(data.windows(self.split), data.batch_size):
+            data.check()
+            sums += np.array([float(x) for x in _forward(hard, params, data.place(batch))])
+            source_bytes += int(np.sum(batch["target_bytes"], dtype=np.int64))
+        nats, deleted, positions = sums
+        share = deleted / positions
+        flops = data.corruption.flops(hard, data.length, (1 / max(1e-9, 1 - share),))
+        return {
+            "deleted": share,
+            "hard_bpb": nats / (math.log(2) * source_bytes),
+            "hard_mflops": sum(flops.values()) / 1e6,
+        }

@@ -1,0 +1,243 @@
+"""Dynamic token pooling's chunkers (Nawrot et al. 2023, arXiv 2211.09761, section 3), and MAGNET's (2407.08818).
+
+A chunk starts at a boundary and, as everywhere, at the first position of a document. `probability_BL` is the
+predictor's there too: what an objective compares with the boundaries that it wants.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import gammaln
+
+from lmlab.kernels.elementwise import linear
+from lmlab.kernels.dispatch import shift_right
+from lmlab.models.chunkers import Routing, segment_starts
+from lmlab.models.layers import normal, parameter
+
+
+def relaxed_bernoulli(logits, uniform, temperature):
+    """A sample in (0, 1) that leans to where sigmoid(logits) does (Maddison et al. 2017); over 1/2 with that chance."""
+    noise = jnp.log(uniform) - jnp.log1p(-uniform)
+    return nn.sigmoid((logits + noise) / temperature)
+
+
+def binomial_nats(k, n, p):
+    """-log P(k successes of n) under Binomial(n, p), for any real k in [0, n]."""
+    choices = gammaln(n + 1.0) - gammaln(k + 1.0) - gammaln(n - k + 1.0)
+    return -(choices + k * jnp.log(p) + (n - k) * jnp.log1p(-p))
+
+
+class Separators(nn.Module):
+    """A boundary at every white-space byte. `positions_per_chunk`: only what FLOPs are counted with."""
+
+    positions_per_chunk: float = 6.0
+    separators: tuple[int, ...] = (9, 10, 13, 32)
+
+    def _at(self, tokens):
+        return jnp.any(tokens[..., None] == jnp.array(self.separators), axis=-1)
+
+    def __call__(self, h_BLD, tokens_BL, segment_ids_BL):
+        """Routing of packed rows."""
+        start_BL = (self._at(tokens_BL) | segment_starts(segment_ids_BL)) & (segment_ids_BL > 0)
+        return Routing(start_BL, start_BL.astype(jnp.float32), jnp.zeros(()))
+
+    @nn.nowrap
+    def init_cache(self, batch):
+        """Whether there was a position."""
+        return jnp.zeros(batch, bool)
+
+    def cache_after(self, h_BLD, tokens_BL, valid_BL):
+        """Cache behind right-padded prompts."""
+        return valid_BL[:, 0]
+
+    def step(self, h_BD, tokens_B, cache):
+        """(start_B, probability_B, cache)."""
+        start_B = self._at(tokens_B) | ~cache
+        return start_B, start_B.astype(jnp.float32), jnp.ones_like(cache)
+
+    @nn.nowrap
+    def flops(self):
+        """No arithmetic worth counting."""
+        return 0
+
+
+class BoundaryPredictor(nn.Module):
+    """p_t = sigmoid(w . gelu(W h_t + b) + c); a boundary where p_t > 1/2. An objective says what p should be.
+
+    It reads the first `d_model` channels. `positions_per_chunk`: only what FLOPs are counted with.
+    """
+
+    d_model: int
+    d_ff: int
+    positions_per_chunk: float = 5.0
+
+    @property
+    def rates(self):
+        """Probability that each predictor starts from; here one, of a boundary at about every other position, as without
+        any there is nothing for the inner network to learn from."""
+        return (0.5,)
+
+    def setup(self):
+        S, D, F, zeros = len(self.rates), self.d_model, self.d_ff, nn.initializers.zeros
+        rates = np.array(self.rates, np.float32)
+        self.wi = parameter(self, "wi", normal(D**-0.5), (D, S * F), ("embed", "inner"))
+        self.bi = parameter(self, "bi", zeros, (S * F,), ("inner",))
+        self.wo = parameter(self, "wo", normal(F**-0.5), (S, F), (None, "inner"))
+        self.bo = parameter(self, "bo", lambda *_: jnp.asarray(np.log(rates / (1 - rates))), (S,), (None,))
+
+    def logits(self, h):
+        """[..., D] -> [..., predictors] float32."""
+        x = nn.gelu(linear(h[..., : self.d_model].astype(self.wi.dtype), self.wi) + self.bi, approximate=False)
+        x = x.reshape(*x.shape[:-1], *self.wo.shape).astype(jnp.float32)
+        return jnp.sum(x * self.wo.astype(jnp.float32), axis=-1) + self.bo.astype(jnp.float32)
+
+    def chosen(self, h_BLD, tokens_BL, segment_ids_BL):
+        """Logits of the predictor in charge, [B, L]."""
+        return self.logits(h_BLD)[..., 0]
+
+    def draw(self, logits_BL):
+        """What the threshold is applied to."""
+        return nn.sigmoid(logits_BL)
+
+    def auxiliary(self, start_BL, p_BL, tokens_BL, segment_ids_BL):
+        """The chunker's own loss."""
+        return jnp.zeros(())
+
+    def __call__(self, h_BLD, tokens_BL, segment_ids_BL):
+        """Routing of packed rows."""
+        valid_BL = segment_ids_BL > 0
+        p_BL = jnp.where(valid_BL, self.draw(self.chosen(h_BLD, tokens_BL, segment_ids_BL)), 0.0)
+        start_BL = p_BL > 0.5
+        auxiliary = self.auxiliary(start_BL, p_BL, tokens_BL, segment_ids_BL)
+        return Routing(start_BL | segment_starts(segment_ids_BL), p_BL, auxiliary)
+
+    @nn.nowrap
+    def init_cache(self, batch):
+        """Whether there was a position."""
+        return jnp.zeros(batch, bool)
+
+    def cache_after(self, h_BLD, tokens_BL, valid_BL):
+        """Cache behind right-padded prompts."""
+        return valid_BL[:, 0]
+
+    def step(self, h_BD, tokens_B, cache):
+        """(start_B, probability_B, cache)."""
+        p_B = nn.sigmoid(self.logits(h_BD)[..., 0])
+        return (p_B > 0.5) | ~cache, p_B, jnp.ones_like(cache)
+
+    @nn.nowrap
+    def flops(self):
+        """Of every predictor: all are computed."""
+        return len(self.rates) * (2 * self.d_model * self.d_ff + 10 * self.d_ff)
+
+
+class GumbelBoundaries(BoundaryPredictor):
+    """Boundaries that are drawn in training, p_t relaxed at `temperature`, and learn from the model's loss through a pool
+    that passes their gradient on; a binomial prior of mean `prior` keeps their number.
+
+    In training an objective gives the key "noise"; without one the threshold is applied to p_t itself. The released code
+    draws when it evaluates, too. The prior counts a row's positions without the first of each document.
+    """
+
+    prior: float = 0.2
+    temperature: float = 0.5
+
+    @property
+    def rates(self):
+        """The prior."""
+        return (self.prior,)
+
+    def draw(self, logits_BL):
+        """A relaxed sample in training, else p."""
+        if not self.has_rng("noise"):
+            return nn.sigmoid(logits_BL)
+        tiny = jnp.finfo(jnp.float32).eps
+        uniform_BL = jax.random.uniform(self.make_rng("noise"), logits_BL.shape, minval=tiny, maxval=1 - tiny)
+        return relaxed_bernoulli(logits_BL, uniform_BL, self.temperature)
+
+    def auxiliary(self, start_BL, p_BL, tokens_BL, segment_ids_BL):
+        """-log Binomial(boundaries; positions, prior) / positions, the mean over rows."""
+        counted_BL = (segment_ids_BL > 0) & ~segment_starts(segment_ids_BL)
+        return self._prior(start_BL, p_BL, counted_BL, jnp.sum(counted_BL, axis=1), self.prior)
+
+    @staticmethod
+    def _prior(start_BL, p_BL, counted_BL, length_B, prior):
+        hard_BL = start_BL + p_BL - jax.lax.stop_gradient(p_BL)
+        k_B, n_B = jnp.sum(jnp.where(counted_BL, hard_BL, 0.0), axis=1), jnp.sum(counted_BL, axis=1)
+        nats_B = jnp.where(n_B > 0, binomial_nats(jnp.clip(k_B, 0, n_B), n_B, prior) / jnp.maximum(length_B, 1), 0.0)
+        return jnp.sum(nats_B) / jnp.maximum(jnp.sum(length_B > 0), 1)
+
+
+SCRIPTS = ("latin", "cyrillic", "devanagari")
+
+
+def script_of(byte, before):
+    """The script that a byte tells, index of SCRIPTS, or -1: ASCII letters and lead bytes; `before`: the byte before it.
+
+    Devanagari is U+0900-U+097F: E0 A4 and E0 A5; Cyrillic U+0400-U+052F: D0 to D4; Latin letters beyond ASCII: C3 to C9.
+    """
+    letter = ((byte >= ord("A")) & (byte <= ord("Z"))) | ((byte >= ord("a")) & (byte <= ord("z")))
+    latin = letter | ((byte >= 0xC3) & (byte <= 0xC9))
+    cyrillic = (byte >= 0xD0) & (byte <= 0xD4)
+    devanagari = (before == 0xE0) & ((byte == 0xA4) | (byte == 0xA5))
+    return jnp.where(latin, 0, jnp.where(cyrillic, 1, jnp.where(devanagari, 2, -1)))
+
+
+def running_script(tokens_BL, segment_ids_BL):
+    """Index of SCRIPTS of the last letter up to each position, in its document; before any, 0: [B, L]."""
+    told_BL = script_of(tokens_BL, shift_right(tokens_BL, 0))
+    position_L = jnp.arange(tokens_BL.shape[1])
+    resets_BL = (told_BL >= 0) | segment_starts(segment_ids_BL)
+    last_BL = jax.lax.cummax(jnp.where(resets_BL, position_L, 0), axis=1)
+    return jnp.maximum(jnp.take_along_axis(told_BL, last_BL, axis=1), 0)
+
+
+class ScriptBoundaries(GumbelBoundaries):
+    """MAGNET: a boundary predictor and a prior for each script, `priors` in the order of SCRIPTS.
+
+    A position's script is that of the last letter up to it, in its document; before any, Latin. The paper's comes with the
+    document, as a token in front of it.
+    """
+
+    priors: tuple[float, ...] = (0.2, 0.1, 0.08)  # of the released configuration
+
+    @property
+    def rates(self):
+        """The priors."""
+        return self.priors
+
+    def chosen(self, h_BLD, tokens_BL, segment_ids_BL):
+        """Logits of the predictor in charge, [B, L]."""
+        script_BL1 = running_script(tokens_BL, segment_ids_BL)[..., None]
+        return jnp.take_along_axis(self.logits(h_BLD), script_BL1, axis=-1)[..., 0]
+
+    def auxiliary(self, start_BL, p_BL, tokens_BL, segment_ids_BL):
+        """The binomial prior of every script over its positions, per position of the row."""
+        counted_BL = (segment_ids_BL > 0) & ~segment_starts(segment_ids_BL)
+        script_BL, length_B = running_script(tokens_BL, segment_ids_BL), jnp.sum(counted_BL, axis=1)
+        return sum(
+            self._prior(start_BL, p_BL, counted_BL & (script_BL == s), length_B, prior)
+            for s, prior in enumerate(self.priors)
+        )
+
+    @nn.nowrap
+    def init_cache(self, batch):
+        """Whether there was a position, the last byte, and the script so far."""
+        zero = jnp.zeros(batch, jnp.int32)
+        return {"seen": jnp.zeros(batch, bool), "byte": zero, "script": zero}
+
+    def cache_after(self, h_BLD, tokens_BL, valid_BL):
+        """Cache behind right-padded prompts."""
+        last_B1 = jnp.maximum(jnp.sum(valid_BL, axis=1, keepdims=True) - 1, 0)
+        scripts_BL = running_script(tokens_BL, valid_BL.astype(jnp.int32))
+        at = lambda x_BL: jnp.take_along_axis(x_BL, last_B1, axis=1)[:, 0]  # noqa: E731
+        return {"seen": valid_BL[:, 0], "byte": at(tokens_BL), "script": at(scripts_BL)}
+
+    def step(self, h_BD, tokens_B, cache):
+        """(start_B, probability_B, cache)."""
+        told_B = script_of(tokens_B, cache["byte"])
+        script_B = jnp.where(told_B >= 0, told_B, cache["script"])
+        p_B = nn.sigmoid(jnp.take_along_axis(self.logits(h_BD), script_B[:, None], axis=-1)[:, 0])
+        seen = {"seen": jnp.ones_like(cache["seen"]), "byte": tokens_B, "script": script_B}
+        return (p_B > 0.5) | ~cache["seen"], p_B, seen

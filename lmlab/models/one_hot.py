@@ -1,0 +1,43 @@
+"""Encoder-decoders without embeddings (Shaham & Levy 2021, arXiv 2008.09396): a byte is its one-hot vector."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lmlab.errors import UserError
+from lmlab.models.encoder_decoder import EncoderDecoder
+from lmlab.models.layers import parameter
+
+
+class OneHot(EncoderDecoder):
+    """`EncoderDecoder` whose vocabulary has no parameters: ids are one-hot vectors padded with zeros to the width, and the
+    logits are the first numbers of the decoder's last state. Three learned scalars, for source, target and logits.
+
+    Those of source and target start at sqrt(d), as in the original code, that of the logits at 1 / sqrt(d): the states of a
+    pre-norm decoder still hold their own token at about sqrt(d), and would be sure that it comes once more.
+    """
+
+    def setup(self):
+        if self.vocab_size > self.decoder.d_model:
+            raise UserError(f"One-hot vectors of {self.vocab_size} ids do not fit a width of {self.decoder.d_model}.")
+        root = nn.initializers.constant(self.decoder.d_model**0.5)
+        self.source_scale = parameter(self, "source_scale", root, (1,), (None,))
+        self.target_scale = parameter(self, "target_scale", root, (1,), (None,))
+        inverse = nn.initializers.constant(self.decoder.d_model**-0.5)
+        self.logit_scale = parameter(self, "logit_scale", inverse, (1,), (None,))
+
+    def embed_source(self, tokens):
+        """[...] -> [..., D]."""
+        return jax.nn.one_hot(tokens, self.decoder.d_model) * self.source_scale
+
+    def embed_tokens(self, tokens):
+        """[...] -> [..., D]; a negative id, which stands for nothing, is zero."""
+        return jax.nn.one_hot(tokens, self.decoder.d_model) * self.target_scale
+
+    def _logits(self, y):
+        return y[..., : self.vocab_size].astype(jnp.float32) * self.logit_scale
+
+    @nn.nowrap
+    def flops(self, source, target, ratios=()):
+        """As `EncoderDecoder.flops`; nothing is spent on the vocabulary."""
+        return super().flops(source, target, ratios) | {"embedding": 0, "head": 0}

@@ -1,0 +1,69 @@
+"""Bytes that know where a subword tokenizer would cut them: what dynamic token pooling's predictors are taught from."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable
+
+import numpy as np
+import tokenizers
+
+from lmlab.text.bpe import BPETokenizer, byte_alphabet, valid_texts
+from lmlab.text.bytes import ByteTokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class UnigramCuts(ByteTokenizer):
+    """Recipe: bytes, and the cuts of a byte-level Unigram model (Kudo 2018) of `pieces` pieces, learned on the train split."""
+
+    pieces: int = 500
+
+    annotations = ("cuts",)  # what batches hold besides
+
+    @property
+    def fingerprint(self) -> str:
+        """Short name of the recipe, fit for a folder name."""
+        return f"bytes-unigram{self.pieces}"
+
+    def train(self, documents: Iterable[bytes]) -> "CutTokenizer":
+        """Learn the pieces; fewer if the documents hold no more."""
+        library = tokenizers.Tokenizer(tokenizers.models.Unigram())
+        library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        library.decoder = tokenizers.decoders.ByteLevel()
+        trainer = tokenizers.trainers.UnigramTrainer(
+            vocab_size=self.pieces, initial_alphabet=byte_alphabet(), show_progress=False
+        )
+        library.train_from_iterator((text for data in documents for text in valid_texts(data)), trainer)
+        return CutTokenizer(BPETokenizer(library.to_str()))
+
+    def load(self, path: str | pathlib.Path) -> "CutTokenizer":
+        """Read what this recipe trained."""
+        return CutTokenizer(BPETokenizer.load(path))
+
+
+@dataclasses.dataclass(frozen=True)
+class CutTokenizer(ByteTokenizer):
+    """Bytes, and a tokenizer that cuts them."""
+
+    subwords: BPETokenizer
+
+    @property
+    def fingerprint(self) -> str:
+        """Short name, fit for a folder name."""
+        return f"bytes-{self.subwords.fingerprint}"
+
+    def save(self, path: str | pathlib.Path) -> None:
+        """Write the subword tokenizer."""
+        self.subwords.save(path)
+
+    def annotate(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """{"cuts": int32 [B, L], 1 at the last byte of every piece} of each document's part in each row on its own."""
+        tokens_BL, segments_BL = batch["tokens"], batch["segment_ids"]
+        cuts_BL = np.zeros(tokens_BL.shape, np.int32)
+        for tokens, segments, cuts in zip(tokens_BL, segments_BL, cuts_BL, strict=True):
+            edges = [0, *(np.flatnonzero(np.diff(segments)) + 1), len(segments)]
+            for begin, end in zip(edges, edges[1:]):
+                begin += tokens[begin] == self.bos  # no byte of the text
+                if segments[end - 1] and begin < end:
+                    ids = self.subwords.encode(tokens[begin:end].astype(np.uint8).tobytes())
+                    cuts[begin + self.subwords.byte_spans(ids)[:, 1] - 1] = 1
+        return {"cuts": cuts_BL}

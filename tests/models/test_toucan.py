@@ -1,0 +1,79 @@
+"""Toucan: chunks written by the decoder alone equal the full forward pass, and what runs for a byte is counted."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmlab.decoding.chunkwise import write_chunks
+from lmlab.errors import UserError
+from lmlab.models.boundaries import GumbelBoundaries
+from lmlab.models.build import hourglass
+from lmlab.models.language_model import init
+from lmlab.models.toucan import AddToInput, Toucan, WithInput
+from lmlab.objectives.ends import NextTokenAndEnd
+from lmlab.objectives.next_token import NextToken
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    backbone = hourglass((1, 1, 1), 16, 32, 2, GumbelBoundaries(16, 16, prior=0.4))
+    backbone = backbone.clone(encoder=WithInput(backbone.encoder), unpool=AddToInput(16))
+    model = Toucan(256, backbone)
+    params = jax.jit(lambda key: init(model, key))(jax.random.key(0))
+    moved = lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape)  # noqa: E731
+    params = jax.jit(lambda p: jax.tree.map(moved, p))(params)
+    params["params"]["backbone"]["chunker"]["bo"] -= 0.8  # a boundary at one byte in three or so
+    return model, params
+
+
+def test_writing_chunk_by_chunk_equals_the_full_forward_pass(tiny):
+    model, params = tiny
+    tokens = np.random.default_rng(0).integers(97, 123, (1, 24)).astype(np.int32)
+    full = jax.jit(model.apply)(params, tokens)
+    start = np.asarray(full.stages[0].start_BL[0])
+    assert 3 < start.sum() < 21
+    run = {m: jax.jit(lambda t, c, m=m: model.apply(params, t, c, method=m)) for m in ("write", "read", "begin")}
+    cache, pending = model.init_cache(1, 24), []
+    for t, token in enumerate(tokens[0]):
+        pending.append(token[None])
+        if start[t]:
+            for before in pending[:-1]:
+                cache = run["read"](before, cache)
+            pending = []
+        on, end, cache = run["begin" if start[t] else "write"](token[None], cache)
+        np.testing.assert_allclose(jnp.logaddexp(on, end)[0], full.logits[0, t], atol=2e-5)
+        np.testing.assert_allclose((end - on)[0], full.ends[0, t], atol=2e-5)
+
+
+def test_the_end_costs_its_own_nats(tiny):
+    """Beside the tokens' nats, which stay what they are, the loss holds -log P(end | token) of every target but a row's
+    last, as the chunker ends them."""
+    model, params = tiny
+    tokens = np.random.default_rng(1).integers(97, 123, (2, 12)).astype(np.int32)
+    batch = {
+        "tokens": tokens,
+        "targets": np.roll(tokens, -1, 1),
+        "segment_ids": np.ones_like(tokens),
+        "weights": np.ones(tokens.shape, np.float32),
+        "target_bytes": np.ones_like(tokens),
+    }
+    both, _, metrics = jax.jit(lambda p: NextTokenAndEnd()(model, p, batch, None))(params)
+    plain, _, expected = jax.jit(lambda p: NextToken()(model, p, batch, None))(params)
+    np.testing.assert_allclose(metrics["nats"], expected["nats"], rtol=1e-6)
+    output = jax.jit(model.apply)(params, tokens)
+    p_end = jax.nn.sigmoid(np.take_along_axis(np.asarray(output.ends), batch["targets"][..., None], -1)[..., 0])[:, :-1]
+    ends = np.asarray(output.stages[0].start_BL)[:, 1:]
+    np.testing.assert_allclose(both - plain, -np.log(np.where(ends, p_end, 1 - p_end)).sum(), rtol=1e-4)
+
+
+def test_calls_are_counted(tiny):
+    model, params = tiny
+    written = write_chunks(model, params, np.array([254]), 12, jax.random.key(0))
+    assert len(written.tokens) == written.decoder_calls == 12
+    assert written.inner_calls == written.encoder_calls < 12
+    again = write_chunks(model, params, np.array([254]), 12, jax.random.key(0))
+    np.testing.assert_array_equal(again.tokens, written.tokens)
+    assert write_chunks(model, params, np.array([254]), 4, jax.random.key(0), longest=1).inner_calls == 4
+    with pytest.raises(UserError):
+        write_chunks(model, params, np.array([], np.int32), 4, jax.random.key(0))
