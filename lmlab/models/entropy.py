@@ -13,7 +13,9 @@ from lmlab.models.chunkers import segment_starts
 from lmlab.models.language_model import LanguageModel
 from lmlab.models.layers import parameter
 
-SCALE = 30.0  # nats that the threshold moves at a learning rate of 1: Adam moves a parameter by about that rate a step
+# Nats that the threshold moves at a learning rate of 1: Adam moves a parameter by about that rate a step. Entropies of a
+# young model fall fast: in 120 steps at 3e-3 the threshold lags, overshoots once, and settles by the 100th.
+SCALE = 30.0
 
 
 def entropy(logits):
