@@ -63,7 +63,8 @@ class RandomGate(nn.Module):
     def __call__(self, h_BSD, tokens_BS, segment_ids_BS):
         """[B, S] float32: k or 0."""
         place_S = jnp.arange(tokens_BS.shape[1], dtype=jnp.uint32) * jnp.uint32(2654435761)
-        seed_B = jnp.sum((tokens_BS.astype(jnp.uint32) + 1) * (place_S | 1), axis=1, dtype=jnp.uint32)
+        read_BS = jnp.where(segment_ids_BS > 0, tokens_BS.astype(jnp.uint32) + 1, 0)
+        seed_B = jnp.sum(read_BS * (place_S | 1), axis=1, dtype=jnp.uint32)
         keys_B = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(0), seed))(seed_B)
         u_BS = jax.vmap(lambda key: jax.random.uniform(key, tokens_BS.shape[1:]))(keys_B)
         return jnp.where(u_BS < self.rate, DELETED, 0.0)
@@ -86,12 +87,13 @@ class WordEndGate(nn.Module):
         """[B, S] float32: k or 0."""
         space_BS = spacelike(tokens_BS)
         before_BS = jnp.pad(space_BS, ((0, 0), (1, 0)))[:, :-1]
-        start_BS = space_BS & ~before_BS
+        valid_BS = segment_ids_BS > 0
+        start_BS = space_BS & ~before_BS & valid_BS
         position_S = jnp.arange(tokens_BS.shape[1])
-        S = len(position_S)
+        count_B1 = jnp.sum(valid_BS, axis=1, keepdims=True)
         first_BS = jax.lax.cummax(jnp.where(start_BS, position_S, 0), axis=1)
-        next_BS = jax.lax.cummin(jnp.where(start_BS, position_S, S), axis=1, reverse=True)
-        end_BS = jnp.pad(next_BS, ((0, 0), (0, 1)), constant_values=S)[:, 1:]
+        next_BS = jax.lax.cummin(jnp.where(start_BS, position_S, count_B1), axis=1, reverse=True)
+        end_BS = jnp.concatenate([next_BS[:, 1:], count_B1], axis=1)
         # Of the word [first, end): floor(rate end) - floor(rate first) positions go, which sums to the rate.
         gone_BS = jnp.floor(self.rate * end_BS) - jnp.floor(self.rate * first_BS)
         return jnp.where(position_S >= end_BS - gone_BS, DELETED, 0.0)

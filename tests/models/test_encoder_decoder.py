@@ -13,6 +13,7 @@ import pytest
 from lmlab import config, experiment
 from lmlab.models.encoder_decoder import EncoderDecoder, t5
 from lmlab.models.language_model import init
+from lmlab.models.manta import MANTa
 from lmlab.models.t5 import relative_bucket
 
 
@@ -100,6 +101,8 @@ def test_cached_decoding_equals_the_full_forward_pass(path):
 @pytest.mark.parametrize("path", ARMS)
 def test_padding_changes_nothing(path):
     model, params = model_of(path)
+    if isinstance(getattr(model.encoder, "front", None), MANTa):
+        pytest.skip("a longer row has room for more blocks")
     source, target = text((1, 24)), text((1, 12), 1)
     ones = lambda x: np.ones_like(x)  # noqa: E731
     short = model.apply(params, target, ones(target), source, ones(source)).logits
