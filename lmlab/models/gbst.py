@@ -50,8 +50,8 @@ class MeanPool(nn.Module):
 
     def _convolved(self, x_BLD, valid_BL):
         x_BLD = jnp.where(valid_BL[..., None], x_BLD, 0).astype(self.conv.dtype)
-        layout = ("NWC", "WIO", "NWC")
-        return jax.lax.conv_general_dilated(x_BLD, self.conv, (1,), "SAME", dimension_numbers=layout).astype(jnp.float32)
+        kernel, layout = self.conv.astype(x_BLD.dtype), ("NWC", "WIO", "NWC")
+        return jax.lax.conv_general_dilated(x_BLD, kernel, (1,), "SAME", dimension_numbers=layout).astype(jnp.float32)
 
     def _mixed(self, x_BLD, valid_BL):
         return x_BLD

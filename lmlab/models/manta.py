@@ -92,7 +92,11 @@ class MANTa(nn.Module):
         p_BS = self._probability(e_BSD.astype(jnp.float32), segment_ids_BS)
         share_BSN, there_BN = block_assignment(p_BS, valid_BS, self.states(tokens_BS.shape[1]))
         features_BSD = jax.lax.conv_general_dilated(
-            e_BSD.astype(self.conv.dtype), self.conv, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"),
+            e_BSD.astype(self.conv.dtype),
+            self.conv.astype(self.conv.dtype),
+            (1,),
+            "SAME",
+            dimension_numbers=("NWC", "WIO", "NWC"),
             feature_group_count=self.d_byte,
         )
         z_BND = linear(pooled(features_BSD.astype(jnp.float32), share_BSN).astype(self.out.dtype), self.out)
