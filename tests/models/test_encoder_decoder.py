@@ -22,7 +22,7 @@ def structures():
     """One arm of each structure: arms that differ in numbers only share their code."""
     arms = {}
     for name in experiment.names():
-        for arm in experiment.load(name).arms:
+        for arm in experiment.load(name).at("smoke"):
             model = arm.run("smoke").model
             if isinstance(model, EncoderDecoder):
                 arms.setdefault(re.sub(r"[0-9.]+", "", config.to_text(model)), f"{name}/{arm.name}")
