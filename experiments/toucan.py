@@ -42,7 +42,7 @@ SETUPS = {
 }
 # Layers before, within and behind the segments; width, MLP, heads.
 SIZES = {"smoke": ((1, 1, 1), 64, 128, 2), "small": ((1, 4, 1), 128, 384, 4), "paper": ((2, 8, 2), 512, 2048, 8)}
-CAPACITY = {"smoke": 2.5, "small": (1.75, 3.0), "paper": 1.5}
+CAPACITY = {"smoke": 2.5, "small": (1.75, 3.0), "paper": (1.5, 3.0)}
 
 
 def backbone_at(scale, prior):
