@@ -71,9 +71,9 @@ def test_calls_are_counted(tiny):
     model, params = tiny
     written = write_chunks(model, params, np.array([254]), 12, jax.random.key(0))
     assert len(written.tokens) == written.decoder_calls == 12
-    assert written.inner_calls == written.encoder_calls < 12
+    assert 0 < written.inner_calls < written.encoder_positions <= 12  # every byte of a finished chunk, once
     again = write_chunks(model, params, np.array([254]), 12, jax.random.key(0))
     np.testing.assert_array_equal(again.tokens, written.tokens)
-    assert write_chunks(model, params, np.array([254]), 4, jax.random.key(0), longest=1).inner_calls == 4
+    assert write_chunks(model, params, np.array([254]), 4, jax.random.key(0), longest=1)[1:] == (4, 4, 4)
     with pytest.raises(UserError):
         write_chunks(model, params, np.array([], np.int32), 4, jax.random.key(0))
