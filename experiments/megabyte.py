@@ -103,8 +103,9 @@ TABLE = Table(
     ),
     source="this paper's byte Transformer-320M and MegaByte-758M+262M after 80 billion bytes, as arXiv 2404.14408v3 "
     "quotes them",
-    note="Of the reported models the transformer has a context of 1024 bytes, MegaByte (P = 8) of 8192. The first byte of a "
-    "row that continues a document is read by no arm with patches.",
+    note="Of the reported models the transformer has a context of 1024 bytes, MegaByte (P = 8) of 8192; the texts "
+    "of arXiv and GitHub are not quite those of the quoting paper. The first byte of a row that continues a "
+    "document is read by no arm with patches.",
 )
 
 EXPERIMENT = Experiment(

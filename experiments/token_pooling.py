@@ -50,8 +50,8 @@ SIZES = {
     "paper": ((2, 8, 2), 512, 2048, 8, 12, 2048),
 }
 BYTES_PER_WORD = {"smoke": 5.0, "small": 5.0, "paper": 5.0}
-# Over the planned number. A predictor begins with a start at every other byte or so, far above the plan: exact where there
-# is more than a moment to train.
+# Slots over the planned number. A predictor begins with a start at every other byte or so, far above the plan: exact
+# where there is more than a moment to train.
 CAPACITY = {"smoke": 2.5, "small": (1.75, 3.0), "paper": (1.5, 3.0)}
 
 

@@ -1,7 +1,7 @@
 """Writing chunk by chunk: a `Toucan`'s decoder writes bytes until one ends the chunk; then the rest of it runs.
 
-The encoder reads a finished chunk byte by byte here, as many positions as a model that runs it at every byte. Nothing of a
-chunk waits for that but its first byte, and a chunk could be read in one pass.
+The encoder reads a finished chunk byte by byte here, as many positions as a model that runs it at every byte. Of the
+next chunk only the first byte waits for that, and a chunk could be read in one pass.
 """
 
 from functools import partial

@@ -14,9 +14,9 @@ from lmlab.models.toucan import Toucan
 class BackboneCalls:
     """What runs per byte of one split when it is written, for models with one stage or none.
 
-    The inner network runs wherever a chunk starts. Encoder and decoder read every byte once, in every model; only, a byte
-    of a `Toucan` that does not begin a chunk need not wait for the encoder, which reads a chunk when it is written. Of a
-    `Toucan` as many `bytes` are sampled behind BOS as well: how long its chunks are where it ends them itself.
+    The inner network runs wherever a chunk starts. Encoder and decoder read every byte once, in every model; but a byte
+    of a `Toucan` that does not begin a chunk need not wait for the encoder, which reads a chunk when it is written.
+    `bytes` are sampled from a `Toucan` as well: how often its inner network runs where it ends chunks itself.
     """
 
     split: str = "test"
