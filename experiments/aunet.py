@@ -3,8 +3,8 @@
 The question: at equal FLOPs per byte, does a byte model that pools bytes to words, words to pairs and pairs to groups
 of four match a transformer over BPE tokens, and does each further stage help?
 
-    lmlab table aunet --scale smoke     every arm, a few minutes on 2 CPU cores
-    lmlab table aunet --scale small     a few minutes per arm and seed on 2 CPU cores
+    lmlab table aunet --scale smoke
+    lmlab table aunet --scale small
     lmlab show aunet --scale paper      sizes and FLOPs per byte side by side
 
 The arms differ in the number of stages and in what is read; depths bring them to equal FLOPs per byte. AU-Net 2 has the

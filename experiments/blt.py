@@ -3,8 +3,8 @@
 The question: at equal FLOPs per byte, does a byte model whose patches end where the next byte is hard to predict match
 a transformer over BPE tokens, and is it the entropy that does it, or would words or a fixed length do as well?
 
-    lmlab table blt --scale smoke       every arm, a few minutes on 2 CPU cores
-    lmlab table blt --scale small       a few minutes per arm and seed on 2 CPU cores
+    lmlab table blt --scale smoke
+    lmlab table blt --scale small
     lmlab show blt --scale paper        sizes and FLOPs per byte side by side
 
 The byte arms share local encoder, global transformer, local decoder, cross-attention and hashed n-grams. They differ in

@@ -10,9 +10,10 @@ languages.
 
 Both arms see both ways and cannot continue a text. 15% of the words are hidden as a whole, and each of their subwords
 is to be named; a bit per byte is a bit per hidden byte. They differ in what is read: subwords, which begin with the
-space before them, or words of bytes. Both are told how many tokens they have to name, and the second how many bytes.
-The paper gives no more than its abstract here: sizes at paper scale are BERT's base, with a gated MLP of two thirds
-of the width; a word has at most 20 bytes, a learned query per head, and one layer that expands its state to subwords.
+space before them, or words of bytes. What they name is the same, and a word has the same bytes. Both are told how many
+tokens they have to name, and the second how many bytes. The paper gives no more than its abstract here: sizes at paper
+scale are BERT's base, with a gated MLP of two thirds of the width; a word has at most 20 bytes, a learned query per
+head, and one layer that expands its state to subwords.
 """
 
 from lmlab.comparison import Setup

@@ -5,8 +5,8 @@ mean of every two positions; a T5 encoder reads what is left, the decoder writes
 shape. The question: is it faster than a transformer over bytes at equal quality, and is it the scores that help, or
 the pooling?
 
-    lmlab table charformer --scale smoke      every arm, about 2 minutes on 2 CPU cores
-    lmlab table charformer --scale small      about 5 minutes per arm and seed on 2 CPU cores
+    lmlab table charformer --scale smoke
+    lmlab table charformer --scale small
     lmlab show charformer --scale paper       the paper's own sizes (Base)
 
 At smoke and small the pooled arms have deeper encoders, so that all arms spend the same FLOPs per byte read; steps per

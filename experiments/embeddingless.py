@@ -4,12 +4,18 @@ There are fewer bytes than dimensions, so that a byte can be its one-hot vector 
 vectors, dropout on the decoder's input blanks whole tokens, and the paper finds that this is what helps. So two by
 two: learned or one-hot vectors, with and without token dropout.
 
-    lmlab table embeddingless --scale smoke      every arm, about 2 minutes on 2 CPU cores
-    lmlab table embeddingless --scale small      about 6 minutes per arm and seed on 2 CPU cores
+    lmlab table embeddingless --scale smoke
+    lmlab table embeddingless --scale small
 
 The paper translates between English and ten languages; here the same models fill spans of text, since there is no
 parallel text on every machine: bits per masked byte, not BLEU. The arms with one-hot vectors spend what they save on
 wider MLPs.
+
+The networks are T5's, with relative position biases, gated GELUs and norms ahead of the layers, where the original has
+fairseq's transformer with sinusoidal positions, plain MLPs and norms behind them. The learned arms share one embedding
+between source and target and have a head of their own; the original shares all three. Token dropout leaves the other
+tokens as they are, without the factor 1 / (1 - p); there is no other dropout and no label smoothing. Training is AdamW
+under WSD, the original's Adam under an inverse square root.
 """
 
 from lmlab.comparison import SPAN_SETUPS, Setup

@@ -11,14 +11,14 @@ corrupted text and to a shift of domain.
 All arms are encoders that see both ways, which cannot continue a text. 15% of the words are hidden as a whole, and
 each of their tokens is to be named in its place; a bit per byte here is a bit per hidden byte, in a text of which all
 else is seen. How many tokens a hidden word has stays visible: bytes say more by this than subwords do. What the arms
-differ in is what is read: BPE tokens, bytes, or bytes with a symbol before every word, in whose place the word's
-vector stands. The downstream tasks of the paper are not run; its robustness is asked for by the perturbations of
+differ in is what is read: BPE tokens, bytes, or bytes with a symbol between words, to whose state that of the word
+in context is added. The downstream tasks of the paper are not run; its robustness is asked for by the perturbations of
 H-Net's table.
 
 At paper scale HLM has the sizes of the authors' code (f1d43c27): 4 + 12 + 1 layers of width 768, MLPs of 1536 within
-words and 3072 between them, at most 20 characters in a word. A gated MLP of two thirds of the width stands for
-theirs; positions are rotary, where theirs are DeBERTa's. They mask by random characters; here a mask id stands in.
-The batch is not known.
+words and 3072 between them, at most 20 bytes in a word, where theirs has 20 characters. A gated MLP of two thirds of
+the width stands for theirs; positions are rotary, where theirs are DeBERTa's. They mask by random characters; here a
+mask id stands in. The batch is not known.
 """
 
 from lmlab.comparison import Setup

@@ -44,7 +44,7 @@ SIZES = {
     "small": ((1, 3, 1), 128, 384, 4, 64),
     "paper": ((2, 12, 2), 768, 3072, 12, 3072),
 }
-CAPACITY = {"smoke": 3.0, "small": (2.0, 4.0), "paper": 2.5}
+CAPACITY = {"smoke": 3.0, "small": (2.0, 4.0), "paper": (2.0, 4.0)}
 # Bytes per segment of Latin, Cyrillic and Devanagari: the released configuration's 5, 10 and 12.5.
 PRIORS = (0.2, 0.1, 0.08)
 # With as much text in each, parallel text of which takes 1, 1.8 and 2.5 times the bytes of English.

@@ -4,8 +4,8 @@ A small transformer with a window puts frontiers between bytes, softly; bytes ar
 at most one block for four bytes, and a T5 encoder reads the blocks while the decoder writes bytes. Do the frontiers
 come to lie at words, and is the model faster than one over bytes, and as robust?
 
-    lmlab table manta --scale smoke      every arm, about 2 minutes on 2 CPU cores
-    lmlab table manta --scale small      about 5 minutes per arm and seed on 2 CPU cores
+    lmlab table manta --scale smoke
+    lmlab table manta --scale small
     lmlab show manta --scale paper       the paper's own sizes (Small)
 
 At smoke and small the pooled arms have deeper encoders and all arms spend the same FLOPs per byte read; at paper scale

@@ -5,8 +5,8 @@ monolingual models of one configuration and two pretrained on text without meani
 same small byte-level T5 is pretrained on English, on code, on nested brackets, on random bytes or on nothing, and then
 trained on English, all for equal steps.
 
-    lmlab table monobyte --scale smoke                    every arm, about 3 minutes on 2 CPU cores
-    lmlab table monobyte --scale small                    about 5 minutes per arm and seed on 2 CPU cores
+    lmlab table monobyte --scale smoke
+    lmlab table monobyte --scale small
     lmlab table monobyte --scale small --corpus PATH      another column of the transfer matrix: then trained on PATH
 
 English is the documentation inside Python's standard library, code its sources without that: every machine has both,

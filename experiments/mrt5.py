@@ -5,8 +5,8 @@ training they stay, with scores lowered by up to 30 (soft deletion), under softm
 (hard deletion). A PI controller holds the share of deleted positions at a target. The question of its Figure 2: at
 equal rates, is what the gate deletes better chosen than chance, or than the ends of words?
 
-    lmlab table mrt5 --scale smoke      every arm, about 3 minutes on 2 CPU cores
-    lmlab table mrt5 --scale small      about 5 minutes per arm and seed on 2 CPU cores
+    lmlab table mrt5 --scale smoke
+    lmlab table mrt5 --scale small
     lmlab show mrt5 --scale paper       the paper's own sizes
 
 The paper goes on from the released ByT5 for 5,000 steps; here all arms, those by chance and by rule too, are trained from

@@ -17,7 +17,8 @@ class MaskedWords:
     above the tokenizer's (Devlin et al. 2019, with whole words; HLM, arXiv 2305.14571).
 
     A word is a run of tokens up to white space, or up to the symbol that ends it. White space, symbols, BOS and EOS are
-    never hidden. How many tokens a word has stays visible.
+    never hidden. How many tokens a word has stays visible. A hidden token covers its bytes of the word: the space that a
+    subword may begin with is not counted, so that a word has as many bytes in subwords as in bytes.
     """
 
     share: float = 0.15
@@ -48,17 +49,23 @@ class MaskedWords:
         return model.flops(length, ratios)
 
 
+def word_lengths(tokenizer):
+    """Bytes per id without the white space around them, int32 [vocab_size]: 0 where there is nothing else."""
+    each = [tokenizer.token_bytes(token).strip(BLANK) for token in range(tokenizer.vocab_size)]
+    return np.array([len(data) for data in each], np.int32)
+
+
 class MaskedWindows:
     """Windows of `length` tokens, end to end over a stream; window i covers the tokens [i L, i L + L)."""
 
     def __init__(self, stream, length, tokenizer, share):
         self.stream, self._share = stream, share
         self._windows, self._mask = Windows(stream, length, tokenizer), tokenizer.vocab_size
-        self._lengths = tokenizer.token_lengths()
         each = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
         self._begins = np.array([data[:1] in BLANK for data in each])  # with white space, or stands for nothing
         self._ends = np.array([data[-1:] in BLANK for data in each])
-        self._blank = np.array([not data.strip(BLANK) for data in each])
+        self._lengths = word_lengths(tokenizer)
+        self._blank = self._lengths == 0
         ends = np.append(stream.starts[1:], len(stream.tokens)) - 1
         self._marks = np.sort(np.concatenate([stream.starts, ends]))  # where BOS and EOS stand
 
@@ -101,6 +108,9 @@ class MaskedSubwords(MaskedWords):
     """Words of bytes are hidden, and their subwords are to be named: the first in the place of the word's first byte, and
     so on, for a word has no fewer bytes than subwords (Byte2Word, arXiv 2211.12677). For `WordsOfSubwords`.
 
+    They are the subwords that stand in the text: behind a space, the first one begins with it. A space that is a subword
+    of its own is not asked for, as it is not hidden from a model that reads subwords.
+
     Words that begin before the row or end behind it are never hidden.
     """
 
@@ -115,7 +125,7 @@ class MaskedSubwordWindows(MaskedWindows):
     def __init__(self, stream, length, tokenizer, share):
         super().__init__(stream, length, tokenizer, share)
         self._subwords, self._symbol = tokenizer.subwords, tokenizer.vocab_size - tokenizer.symbols
-        self._subword_lengths = self._subwords.token_lengths()
+        self._subword_lengths = word_lengths(self._subwords)
 
     def batch(self, indices, draws=None):
         """As of `MaskedWindows`; `targets` count at the first positions of a hidden word, one per subword."""
@@ -125,13 +135,23 @@ class MaskedSubwordWindows(MaskedWindows):
         rows, starts = np.nonzero(edges == 1)
         ends = np.nonzero(edges == -1)[1]
         words = [bytes_BL[r, a:b].astype(np.uint8).tobytes() for r, a, b in zip(rows, starts, ends, strict=True)]
+        places = np.asarray(indices, np.int64)[rows] * bytes_BL.shape[1] + starts
+        words = [b" " * self._behind_space(place) + word for place, word in zip(places, words, strict=True)]
         batch |= {name: np.zeros_like(batch[name]) for name in ("targets", "weights", "target_bytes")}
-        for r, a, b, ids in zip(rows, starts, ends, self._subwords.encode_batch(words), strict=True):
+        for r, a, ids in zip(rows, starts, self._subwords.encode_batch(words), strict=True):
+            ids = ids[self._subword_lengths[ids] > 0]
             at = slice(a, a + len(ids))
             batch["targets"][r, at] = ids
             batch["weights"][r, at] = 1
             batch["target_bytes"][r, at] = self._subword_lengths[ids]
         return batch
+
+    def _behind_space(self, place):
+        """Whether the byte before a place of the stream is a space; symbols stand for no byte."""
+        tokens, place = self.stream.tokens, place - 1
+        while tokens[place] >= self._symbol:
+            place -= 1
+        return int(tokens[place] == 32)
 
     def _hidden(self, ids_L, special_L, rng):
         hidden_L = super()._hidden(ids_L, special_L, rng)

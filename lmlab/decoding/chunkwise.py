@@ -1,4 +1,8 @@
-"""Writing chunk by chunk: a `Toucan`'s decoder writes bytes until one ends the chunk; then the rest of it runs."""
+"""Writing chunk by chunk: a `Toucan`'s decoder writes bytes until one ends the chunk; then the rest of it runs.
+
+The encoder reads a finished chunk byte by byte here, as many positions as a model that runs it at every byte. Of the
+next chunk only the first byte waits for that, and a chunk could be read in one pass.
+"""
 
 from functools import partial
 from typing import NamedTuple
@@ -15,7 +19,7 @@ class Written(NamedTuple):
 
     tokens: np.ndarray  # int32 [N]
     inner_calls: int  # passes of the inner network
-    encoder_calls: int  # passes of the encoder, each over the bytes of a chunk
+    encoder_positions: int  # bytes that the encoder has read: those of all chunks that are finished
     decoder_calls: int
 
 
@@ -50,7 +54,7 @@ def write_chunks(model, params, prompt, new_tokens, key, longest=32):
                 cache = _apply(model, "read", params, before, cache)
             on, end, cache = _apply(model, "begin", params, token, cache)
             calls["inner"] += 1
-            calls["encoder"] += 1
+            calls["encoder"] += len(pending)
             pending = []
         else:
             on, end, cache = _apply(model, "write", params, token, cache)

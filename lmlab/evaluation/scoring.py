@@ -28,7 +28,13 @@ def _forward(model, mesh, params, batch):
         output = forward(model, params, batch)
     nats_BL = softmax_cross_entropy(output.logits, batch["targets"]) * batch["weights"]
     best_BL = jnp.argmax(output.logits, axis=-1)
-    return nats_BL, best_BL, tuple(s.start_BL for s in output.stages), sum((s.overflow for s in output.stages), 0)
+    return nats_BL, best_BL, tuple(s.start_BL for s in output.stages), _overflow(output)
+
+
+def _overflow(output):
+    """What found no slot: chunk starts of every stage, and positions that an encoder kept."""
+    found = getattr(getattr(output, "encoded", None), "found", None)
+    return sum((s.overflow for s in output.stages), getattr(found, "overflow", 0))
 
 
 def score(model, params, batch):

@@ -61,6 +61,11 @@ class Encoder(nn.Module):
             x_BSD = block(x_BSD, bias, seen)
         return Encoded(self.norm(x_BSD), segment_ids_BS)
 
+    @property
+    def d_source(self):
+        """Width of the embedding that it reads, for FLOPs."""
+        return self.d_model
+
     @nn.nowrap
     def block_flops(self, positions):
         """Forward FLOPs of one block over a row."""
@@ -201,11 +206,11 @@ class EncoderDecoder(nn.Module):
     @nn.nowrap
     def flops(self, source, target, ratios=()):
         """Forward FLOPs of a row of `source` and `target` tokens by part. Embedding and head count 2 V d a token, as in
-        `LanguageModel`."""
+        `LanguageModel`, that of the source by the width that the encoder reads."""
         io = 2 * self.vocab_size * self.decoder.d_model
         parts, states = self.encoder.flops(source, ratios)
         return {
-            "embedding": io * (source + target),
+            "embedding": 2 * self.vocab_size * self.encoder.d_source * source + io * target,
             **{f"encoder/{k}": v for k, v in parts.items()},
             **{f"decoder/{k}": v for k, v in self.decoder.flops(target, states).items()},
             "head": io * target,

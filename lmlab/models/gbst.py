@@ -64,6 +64,11 @@ class MeanPool(nn.Module):
         ids_BS = ids_BS.reshape(len(ids_BS), -1, self.downsample).max(axis=2)
         return block_means(x_BLD, valid_BL, self.downsample), ids_BS, None
 
+    @property
+    def d_source(self):
+        """Width of the embedding that it reads."""
+        return self.d_model
+
     @nn.nowrap
     def states(self, positions):
         """How many positions are left."""
@@ -106,6 +111,11 @@ class PooledEncoder(Encoder):
     """`Encoder` behind a front that shortens what it reads; cross-attention sees the shortened states."""
 
     front: nn.Module | None = None
+
+    @property
+    def d_source(self):
+        """The front's."""
+        return self.front.d_source
 
     def __call__(self, x_BSD, tokens_BS, segment_ids_BS):
         """`Encoded`, whose `found` is the front's."""

@@ -104,6 +104,11 @@ class MANTa(nn.Module):
         there_BN &= valid_BS.any(axis=1, keepdims=True)
         return z_BND.astype(jnp.float32), there_BN.astype(jnp.int32), Frontiers(p_BS, lost)
 
+    @property
+    def d_source(self):
+        """Width of its own embedding, the only one of the source that is read."""
+        return self.d_byte
+
     @nn.nowrap
     def states(self, positions):
         """Blocks there is room for."""

@@ -1,10 +1,11 @@
 """MegaByte's patches (Yu et al. 2023, arXiv 2305.07185, section 2.1), as parts of a hierarchy over `FixedStride(P)`.
 
-Rows begin with BOS, so the chunk that starts at position k P is made of the P bytes up to it, which are the k-th
-patch; the first, of BOS alone, is a learned pad vector. Two tables embed a byte: one of the local width, one of E / P
-channels, P of which make a chunk's vector. Of what the global model makes of a chunk, its first position reads the
-first E / P channels, the next the next ones. Where a chunk starts, the local model reads a learned pad in place of
-the byte, which the chunk has.
+Where a row begins with BOS, the chunk that starts at position k P is made of the P bytes up to it, which are the k-th
+patch; the first, of BOS alone, is a learned pad vector. A row that continues a document begins with a byte of it,
+which nobody reads: the pads of both models stand in its place, and the next patch begins behind it. Two tables embed a
+byte: one of the local width, one of E / P channels, P of which make a chunk's vector. Of what the global model makes
+of a chunk, its first position reads the first E / P channels, the next the next ones. Where a chunk starts, the local
+model reads a learned pad in place of the byte, which the chunk has.
 """
 
 import flax.linen as nn

@@ -282,7 +282,7 @@ def masked_word_model(tokenizer, width, n_heads, intra, inter, last, capacity=No
 
     Its word begins with a symbol: the one that ends the word before, or BOS. `intra`: (layers, d_ff) of the encoder that
     sees one word; `inter`: of the stack that sees the symbols' states of all words; `last`: layers that see one word
-    again, its own bytes as the encoder left them and the word's state in the symbol's place.
+    again, its own bytes as the encoder left them, and the word's state added to that of the symbol.
     """
     rotary, positions = width // n_heads // 2, tokenizer.bytes_per_word + 1
 

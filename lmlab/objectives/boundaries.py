@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lmlab.errors import UserError
+from lmlab.models.entropy import entropy
 from lmlab.objectives.next_token import NextToken
 
 
@@ -27,12 +28,6 @@ def spikes(x_BL, segment_ids_BL, left=2):
         other_BL = jnp.pad(segment_ids_BL, ((0, 0), (n, 0)))[:, : x_BL.shape[1]] != segment_ids_BL
         spike_BL &= other_BL | (x_BL > before_BL)
     return spike_BL
-
-
-def entropy(logits):
-    """Nats of the prediction at every position: [..., V] -> [...]."""
-    logp = jax.nn.log_softmax(logits)
-    return -jnp.sum(jnp.exp(logp) * logp, axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)

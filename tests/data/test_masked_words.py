@@ -28,7 +28,8 @@ def test_whole_words_are_hidden_and_nothing_else(recipe):
     hidden = batch["weights"] > 0
     assert 0.1 < hidden.sum() / (batch["segment_ids"] > 0).sum() < 0.5
     assert (batch["tokens"] == np.where(hidden, tokenizer.vocab_size, batch["targets"])).all()
-    assert (batch["target_bytes"] == np.where(hidden, tokenizer.token_lengths()[batch["targets"]], 0)).all()
+    lengths = np.array([len(tokenizer.token_bytes(i).strip()) for i in range(tokenizer.vocab_size)])
+    assert (batch["target_bytes"] == np.where(hidden, lengths[batch["targets"]], 0)).all()
     stream = windows.stream.tokens
     read = (batch["segment_ids"] > 0).reshape(-1)[: len(stream)]
     assert (batch["targets"].reshape(-1)[: len(stream)][read] == stream[read]).all()
@@ -79,5 +80,34 @@ def test_subwords_stand_at_the_first_bytes_of_their_word():
                 assert batch["weights"][row, run[:count]].all()
                 ids = batch["targets"][row, run[:count]]
                 word = bytes(bytes_of["targets"][row, run].astype(np.uint8))
-                assert tokenizer.subwords.decode(ids) == word and b" " not in word
+                assert tokenizer.subwords.decode(ids).lstrip() == word and b" " not in word
                 assert run[0] > 0 and (run[-1] < 49 and bytes_of["targets"][row, run[-1] + 1 :].max() >= 254)
+
+
+ALL = 1 - 1e-12  # of the words
+
+
+@pytest.mark.parametrize("recipe", TOKENIZERS[:3], ids=["bytes", "bpe", "words"])
+def test_a_hidden_word_covers_its_own_bytes_however_it_is_cut(recipe):
+    tokenizer = recipe.train(DOCUMENTS)
+    batch = MaskedWords(ALL).windows(stream_of(DOCUMENTS[:1], tokenizer), 1000, tokenizer).batch([0])
+    ends = np.cumsum([len(tokenizer.token_bytes(int(t))) for t in stream_of(DOCUMENTS[:1], tokenizer).tokens[1:-1]])
+    data, words = DOCUMENTS[0], DOCUMENTS[0].split()
+    covered, place = batch["target_bytes"][0, 1 : len(ends) + 1], 0
+    for word in words:
+        start = data.index(word, place)
+        place = start + len(word)
+        assert covered[(ends > start) & (ends <= place)].sum() == len(word)
+    assert covered.sum() == sum(map(len, words))
+
+
+def test_subwords_of_a_word_of_bytes_are_those_of_the_text():
+    recipe = WordsOfSubwords(max_bytes=50, subwords=BPE(290))
+    windows, tokenizer = windows_of(recipe)
+    read = stream_of(DOCUMENTS[:1], tokenizer.subwords)
+    expected = MaskedWords(ALL).windows(read, 1000, tokenizer.subwords).batch([0])
+    found = MaskedSubwords(ALL).windows(stream_of(DOCUMENTS[:1], tokenizer), 1000, tokenizer).batch([0])
+    for name in ("targets", "target_bytes"):
+        np.testing.assert_array_equal(found[name][found["weights"] > 0], expected[name][expected["weights"] > 0])
+    ids = found["targets"][found["weights"] > 0]
+    assert any(tokenizer.subwords.token_bytes(int(i))[:1] == b" " for i in ids)

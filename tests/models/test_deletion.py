@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lmlab.evaluation.scoring import score
 from lmlab.models.deletion import DELETED, DeletingEncoder, LearnedGate, RandomGate, WordEndGate
 from lmlab.models.encoder_decoder import t5
 from lmlab.models.language_model import init
@@ -137,6 +138,14 @@ def test_capacity_loses_only_what_it_counts():
     np.testing.assert_allclose(roomy.logits, exact.logits, atol=1e-5)
     tight = hardened(model, capacity=0.2).apply(params, *arguments)
     assert int(tight.encoded.found.overflow) == kept - tight.encoded.states_BSD.shape[1]
+
+
+def test_scores_lose_nothing_to_the_capacity():
+    model, params, (tokens, _, inputs, read) = original()
+    batch = {"tokens": tokens, "inputs": inputs, "input_segment_ids": read, "segment_ids": np.ones_like(tokens)}
+    batch |= {"targets": np.roll(tokens, -1, axis=1), "weights": np.ones(tokens.shape, np.float32)}
+    expected = score(hardened(model), params, batch)
+    np.testing.assert_allclose(score(hardened(model, capacity=0.2), params, batch).nats_BL, expected.nats_BL, atol=1e-5)
 
 
 @pytest.mark.parametrize("rate", [0.3, 0.5])

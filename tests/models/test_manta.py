@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmlab.models.encoder_decoder import t5
+from lmlab.models.gbst import MeanPool, PooledEncoder
 from lmlab.models.manta import MANTa, block_assignment, pooled
 
 
@@ -61,3 +63,13 @@ def test_gradients_reach_the_frontiers():
     gradient = jax.grad(lambda p: jnp.sum(jnp.sin(front.apply(p, None, tokens, ids)[0])))(params)
     for leaf in jax.tree.leaves(gradient):
         assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0
+
+
+def test_only_the_embedding_that_is_read_is_counted():
+    """Of the source MANTa's own narrow one; of the target, and of the source before a plain pool, the shared one."""
+
+    def embedding(front):
+        return t5(300, (1, 1), 64, 128, 4, 16, encoder=PooledEncoder, front=front).flops(40, 8)["embedding"]
+
+    assert embedding(MANTa(300, 64, d_byte=16)) == 2 * 300 * (16 * 40 + 64 * 8)
+    assert embedding(MeanPool(64, 4)) == 2 * 300 * 64 * 48

@@ -1,18 +1,24 @@
 """Toucan: chunks written by the decoder alone equal the full forward pass, and what runs for a byte is counted."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lmlab.data.bake import stream_of
 from lmlab.decoding.chunkwise import write_chunks
 from lmlab.errors import UserError
+from lmlab.evaluation.backbone_calls import BackboneCalls
+from lmlab.evaluation.bits_per_byte import Data, bits_per_byte
 from lmlab.models.boundaries import GumbelBoundaries
 from lmlab.models.build import hourglass
-from lmlab.models.language_model import init
+from lmlab.models.language_model import LanguageModel, init
 from lmlab.models.toucan import AddToInput, Toucan, WithInput
 from lmlab.objectives.ends import NextTokenAndEnd
 from lmlab.objectives.next_token import NextToken
+from lmlab.text.bytes import ByteTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +77,24 @@ def test_calls_are_counted(tiny):
     model, params = tiny
     written = write_chunks(model, params, np.array([254]), 12, jax.random.key(0))
     assert len(written.tokens) == written.decoder_calls == 12
-    assert written.inner_calls == written.encoder_calls < 12
+    assert 0 < written.inner_calls < written.encoder_positions <= 12  # every byte of a finished chunk, once
     again = write_chunks(model, params, np.array([254]), 12, jax.random.key(0))
     np.testing.assert_array_equal(again.tokens, written.tokens)
-    assert write_chunks(model, params, np.array([254]), 4, jax.random.key(0), longest=1).inner_calls == 4
+    assert write_chunks(model, params, np.array([254]), 4, jax.random.key(0), longest=1)[1:] == (4, 4, 4)
     with pytest.raises(UserError):
         write_chunks(model, params, np.array([], np.int32), 4, jax.random.key(0))
+
+
+def test_all_arms_are_measured_on_the_same_text(tiny):
+    """The same chunks of it give the same calls of the inner network, whoever writes; only what waits differs."""
+    model, params = tiny
+    stream = stream_of([b"the text that is measured, " * 4], ByteTokenizer())
+    data = Data(types.SimpleNamespace(split=lambda name: stream, tokenizer=ByteTokenizer()), 32, 2)
+    _, count, starts = bits_per_byte(model, params, data.windows("test"), data)
+    found = BackboneCalls(bytes=8)(model, params, data)
+    assert count == 108 and found["inner_calls"] == found["encoder_waits"] == starts[0] / count < 1
+    assert found["encoder_positions"] == 1 and found["sampled_inner_calls"] <= 1
+    plain = LanguageModel(256, model.backbone)
+    plain_params = {"params": {k: v for k, v in params["params"].items() if k != "end_head"}}
+    del found["sampled_inner_calls"]
+    assert BackboneCalls()(plain, plain_params, data) == found | {"encoder_waits": 1.0}
