@@ -102,7 +102,7 @@ def test_a_state_that_fills_the_chips_is_split_first(tmp_path):
     run = tiny.run(tmp_path, mesh=Mesh(data=-1))
     given = ahead.Compiled("v5e:4x4", 16, 1, 0.0, False, 20 * 10**9, 16 * 10**9, argument_bytes=18 * 10**9)
     name, run = ahead.smaller(run, given)
-    assert name == "mesh.fsdp=8" and run.mesh.shape(16) == (2, 8, 1)  # a quarter of a chip at most
+    assert name == "mesh.fsdp=8" and run.mesh.shape(16) == (2, 8, 1, 1)  # a quarter of a chip at most
     assert ahead.smaller(run, given)[0] == "remat=True"
 
 
