@@ -41,9 +41,11 @@ def train(run, directory, on_metrics=lambda step, values: None, profile=None):
 
     Returns (params, data) at the end of the run; `on_metrics(step, values)` sees every logged line. With several
     processes all call this, and the first writes the run directory. A run that comes after another trains that first, in
-    `directory`-before. UserError if the directory holds another run, is in use or cannot be written, if the corpus has changed or lacks a split that is evaluated, or if mesh and batch do
-    not fit the devices, and where `run.spikes` says so after a step that was refused. `Stopped` after SIGTERM or Ctrl-C,
-    once what was done is saved. `profile`: (first, end), steps to trace.
+    `directory`-before, which is not looked at once there is a checkpoint to go on from. UserError if the directory holds
+    another run, is in use or cannot be written, if the corpus has changed or lacks a split that is evaluated, or if mesh
+    and batch do not fit the devices, and where `run.spikes` says so after a step that was refused; `Interrupted` where a
+    checkpoint to roll back to is damaged. `Stopped` after SIGTERM or Ctrl-C, once what was done is saved. `profile`:
+    (first, end), steps to trace.
     """
     check_steps(profile, run)
     mesh = make_mesh(run.mesh)
@@ -52,6 +54,7 @@ def train(run, directory, on_metrics=lambda step, values: None, profile=None):
     if run.after is not None:
         begun = processes.first(lambda: check(run, directory) and checkpoints.newest_whole(_checkpoints(directory))[0])
         (begun,) = processes.from_first(begun or 0)
+        # Before its first periodic checkpoint a run may roll back to where it began.
         if not begun or (run.spikes.policy == "rollback" and begun < run.checkpoint_every):
             before, _ = train(run.after, os.fspath(directory).rstrip("/") + "-before")
             # On the host: what is on the devices, steps may take.

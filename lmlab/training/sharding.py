@@ -111,4 +111,8 @@ def place_whole(batch, sharding):
 
 def place_parameters(params, shardings):
     """Parameters that every process holds as NumPy arrays to global arrays; copies, whose buffers a step may take."""
-    return jax.tree.map(lambda v, s: jax.make_array_from_callback(v.shape, s, lambda at: np.array(v[at])), params, shardings)
+
+    def one(v, sharding):
+        return jax.make_array_from_callback(v.shape, sharding, lambda part: np.array(v[part]))
+
+    return jax.tree.map(one, params, shardings)
