@@ -22,10 +22,11 @@ STAGES = 8  # more than any model has: all learn at the same rate
 class Continued:
     """Train a float32 copy of the model for `steps` batches on the files at `path`, with its tokenizer as it is.
 
-    The copy starts from the weights that an evaluation sees: of a run in bfloat16, from those that are rounded to it. It
-    is trained and scored in float32. The model of the run is left alone. Without a path the text is the run's own: then nothing is foreign, and nothing
-    should be forgotten. Documents are drawn as in any corpus, a tenth of them for scoring. Of the scored text, each
-    document gives the same share of `max_bytes`; of the other, the first `train_bytes` are taken.
+    The copy starts from the weights that an evaluation sees: of a run in bfloat16, from those that are rounded to it.
+    It is trained and scored in float32. The model of the run is left alone. Without a path the text is the run's own:
+    then nothing is foreign, and nothing should be forgotten. Documents are drawn as in any corpus, a tenth of them
+    for scoring. Of the scored text, each document gives the same share of `max_bytes`; of the other, the first
+    `train_bytes` are taken.
     """
 
     path: str = ""
