@@ -9,13 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmlab.data.batches import evaluation_batches
+from lmlab.kernels.dispatch import compiled_for, mesh_of
 from lmlab.kernels.elementwise import softmax_cross_entropy
 from lmlab.models.language_model import forward
 
 
-@partial(jax.jit, static_argnums=0)
-def _forward(model, params, batch):
-    output = forward(model, params, batch)
+@partial(jax.jit, static_argnums=(0, 1))
+def _forward(model, mesh, params, batch):
+    with compiled_for(mesh, whole_rows=True):
+        output = forward(model, params, batch)
     nats = jnp.sum(softmax_cross_entropy(output.logits, batch["targets"]) * batch["weights"])
     found = output.encoded.found
     return nats, jnp.sum(found.deleted_BS), jnp.sum(found.positions_BS)
@@ -33,7 +35,7 @@ class HardDeletion:
         sums, source_bytes = np.zeros(3), 0
         for batch in evaluation_batches(data.windows(self.split), data.batch_size):
             data.check()
-            sums += np.array([float(x) for x in _forward(hard, params, data.place(batch))])
+            sums += np.array([float(x) for x in _forward(hard, mesh_of(params), params, data.place(batch))])
             source_bytes += int(np.sum(batch["target_bytes"], dtype=np.int64))
         nats, deleted, positions = sums
         share = deleted / positions

@@ -8,12 +8,15 @@ import numpy as np
 
 from lmlab.data.batches import evaluation_batches
 from lmlab.evaluation.chunks import ChunkStatistics
+from lmlab.evaluation.scoring import on_host
+from lmlab.kernels.dispatch import compiled_for, mesh_of
 from lmlab.models.language_model import forward
 
 
-@partial(jax.jit, static_argnums=0)
-def _forward(model, params, batch):
-    return forward(model, params, batch).encoded.found
+@partial(jax.jit, static_argnums=(0, 1))
+def _forward(model, mesh, params, batch):
+    with compiled_for(mesh, whole_rows=True):
+        return forward(model, params, batch).encoded.found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +35,8 @@ class FrontierF1:
         statistics, sums = ChunkStatistics(), np.zeros(3)
         for batch in evaluation_batches(data.windows(self.split), data.batch_size):
             data.check()
-            found = _forward(model, params, data.place(batch))
-            p_BS, read_BS = np.asarray(found.probability_BS), batch["input_segment_ids"] > 0
+            found = _forward(model, mesh_of(params), params, data.place(batch))
+            p_BS, read_BS = on_host(found.probability_BS), batch["input_segment_ids"] > 0
             first_BS = np.pad(read_BS[:, :1], ((0, 0), (0, p_BS.shape[1] - 1)))
             statistics.add(
                 {"tokens": batch["inputs"], "segment_ids": batch["input_segment_ids"]}, [(p_BS > 0.5) | first_BS]

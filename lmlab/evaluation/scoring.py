@@ -43,9 +43,9 @@ def score(model, params, batch):
     nats_BL, best_BL, starts, overflow = _forward(model, mesh, params, batch)
     if int(overflow):
         nats_BL, best_BL, starts, _ = _forward(uncapped(model), mesh, params, batch)
-    return Scores(_on_host(nats_BL), _on_host(best_BL), tuple(_on_host(s) for s in starts))
+    return Scores(on_host(nats_BL), on_host(best_BL), tuple(on_host(s) for s in starts))
 
 
-def _on_host(x):
+def on_host(x):
     """All rows as a NumPy array, whichever process's devices hold them."""
     return np.asarray(x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True))

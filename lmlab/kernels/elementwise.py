@@ -15,6 +15,13 @@ def _merged(x):
     return x if positions_are_split() else x.reshape(-1, x.shape[-1])
 
 
+def rounded(x, dtype):
+    """The values of x as `dtype` has them, in the dtype of x; the gradient passes as it is. XLA leaves out a cast there
+    and back."""
+    bits = jnp.finfo(dtype)
+    return x + jax.lax.stop_gradient(jax.lax.reduce_precision(x, bits.nexp, bits.nmant) - x)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Weight:
@@ -42,8 +49,8 @@ class Weight:
         return Weight(self.value.reshape(*shape), self.dtype)
 
     def astype(self, dtype):
-        """A plain copy."""
-        return self.value.astype(dtype)
+        """A plain copy, of the values that products see: in a wider dtype too they are rounded."""
+        return self.value.astype(dtype) if dtype == self.dtype else rounded(self.value, self.dtype).astype(dtype)
 
     def __jax_array__(self):
         """For what is not a product of these functions: the weight as it was cast outside."""

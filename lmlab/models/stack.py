@@ -180,8 +180,8 @@ class Stack(Blocks):
         return grouped
 
     def _scanned(self, letter, layers, x_BLD, segment_ids_BL):
-        """Equal blocks in a row, compiled once: a step of 28 blocks compiles as fast as one of a few. It costs a copy
-        of their weights, one behind the other."""
+        """Equal blocks in a row, compiled once: a step of 28 blocks compiles as fast as one of a few. It costs up to
+        two float32 copies of their weights in a step: the weights, one behind the other, and their gradients likewise."""
         block = self._block(letter, parent=None)
         weights = jax.tree.map(lambda *w: jnp.stack(w), *[layer.variables for layer in layers])
         return jax.lax.scan(lambda x, w: (block.apply(w, x, segment_ids_BL), None), x_BLD, weights)[0]

@@ -27,6 +27,12 @@ def sinusoids(length, d_model):
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=-1).astype(np.float32)
 
 
+def _added(x, bias):
+    """x + bias in the dtype of x, or a float32 bias would make the products that follow float32. Cast behind the sum, so
+    that the bias's gradient is summed in float32."""
+    return (x + bias).astype(x.dtype)
+
+
 class RelativeAttention(nn.Module):
     """Causal self-attention by relative positions: [B, L, D] -> [B, L, D]. Scores are dense: [B, H, L, L]."""
 
@@ -49,7 +55,7 @@ class RelativeAttention(nn.Module):
 
     def _qkv(self, x_BLD):
         D, _, H, K = self.wqkv.shape
-        qkv = linear(x_BLD.astype(self.wqkv.dtype), self.wqkv.reshape(D, 3 * H * K)) + self.bqkv.reshape(-1)
+        qkv = _added(linear(x_BLD.astype(self.wqkv.dtype), self.wqkv.reshape(D, 3 * H * K)), self.bqkv.reshape(-1))
         return [part[..., 0, :, :] for part in jnp.split(qkv.reshape(*x_BLD.shape[:-1], 3, H, K), 3, axis=-3)]
 
     def _attend(self, scores, seen, value, equation):
@@ -61,10 +67,12 @@ class RelativeAttention(nn.Module):
     def _forward(self, x_BLD, segment_ids_BL):
         B, L, _ = x_BLD.shape
         q, k, v = self._qkv(x_BLD)
-        r_LHK = jnp.einsum("ld,dhk->lhk", sinusoids(L, self.d_model)[::-1].astype(q.dtype), self.wr) + self.br
+        D, H, K = self.wr.shape
+        r_LHK = linear(sinusoids(L, D)[::-1].astype(q.dtype), self.wr.reshape(D, H * K)).reshape(L, H, K)
+        r_LHK = _added(r_LHK, self.br)
         scores = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-        by_content = scores("bihk,bjhk->bhij", q + self.u, k)
-        by_distance = scores("bihk,mhk->bhim", q + self.v, r_LHK)  # column m is distance L - 1 - m
+        by_content = scores("bihk,bjhk->bhij", _added(q, self.u), k)
+        by_distance = scores("bihk,mhk->bhim", _added(q, self.v), r_LHK)  # column m is distance L - 1 - m
         shifted = jnp.pad(by_distance, ((0, 0), (0, 0), (0, 0), (1, 0))).reshape(B, self.n_heads, L + 1, L)[:, :, 1:]
         seen = np.tri(L, dtype=bool) & (segment_ids_BL[:, :, None] == segment_ids_BL[:, None, :])
         return self._attend(by_content + shifted, seen[:, None], v, "bhij,bjhk->bihk"), k, v
@@ -99,11 +107,12 @@ class RelativeAttention(nn.Module):
         }
         keys, values = take(new["k"], row_B).astype(q.dtype), take(new["v"], row_B).astype(q.dtype)
         distance_BS = (index_B[:, None] - jnp.arange(slots)) % slots
-        turned_BHD = jnp.einsum("bhk,dhk->bhd", q + self.v, self.wr)
+        q_v = _added(q, self.v)
+        turned_BHD = jnp.einsum("bhk,dhk->bhd", q_v, self.wr)
         at_distance = jnp.einsum("bhd,sd->bhs", turned_BHD, sinusoids(slots, self.d_model).astype(q.dtype))
-        at_distance += jnp.sum((q + self.v) * self.br, -1, keepdims=True)
+        at_distance += jnp.sum(q_v * self.br, -1, keepdims=True)
         by_distance = jnp.take_along_axis(at_distance, distance_BS[:, None], axis=2)
-        scores = jnp.einsum("bhk,bshk->bhs", q + self.u, keys) + by_distance
+        scores = jnp.einsum("bhk,bshk->bhs", _added(q, self.u), keys) + by_distance
         y_BD = self._attend(scores, (distance_BS <= index_B[:, None])[:, None], values, "bhs,bshk->bhk")
         return y_BD, new | {"index": put(cache["index"], index_B + 1, active_B, row_B)}
 
@@ -134,7 +143,8 @@ class GELUMLP(nn.Module):
 
     def __call__(self, x):
         """[..., D] -> [..., D]."""
-        return linear(nn.gelu(linear(x.astype(self.wi.dtype), self.wi) + self.bi, approximate=False), self.wo) + self.bo
+        h = _added(linear(x.astype(self.wi.dtype), self.wi), self.bi)
+        return linear(nn.gelu(h, approximate=False), self.wo) + self.bo
 
     @nn.nowrap
     def flops(self):

@@ -206,6 +206,13 @@ def readable_step(directory):
     return whole, [f"The checkpoint of step {s} in {directory} {reason}." for s, reason in flaws.items()]
 
 
+def require_whole(directory, step):
+    """`Interrupted` unless the checkpoint of `step` is whole."""
+    reason = seals.flaw(os.path.join(directory, str(step)))
+    if reason is not None:
+        raise Interrupted(f"The checkpoint of step {step} in {directory} {reason}: training cannot go back to it.")
+
+
 def restore(c, abstract, step=None):
     """The state of `step` (None: the newest) laid out as `abstract` (ShapeDtypeStructs with shardings)."""
     key = jax.eval_shape(jax.random.key_data, abstract.key)

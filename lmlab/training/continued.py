@@ -11,6 +11,7 @@ from lmlab.data.batches import TrainBatches, Windows
 from lmlab.data.corpora import Files, split_of
 from lmlab.errors import UserError
 from lmlab.evaluation.bits_per_byte import bits_per_byte
+from lmlab.kernels.dispatch import compiled_for, mesh_of
 from lmlab.objectives.next_token import NextToken
 from lmlab.training.optimizers import AdamW, Cosine
 
@@ -21,9 +22,11 @@ STAGES = 8  # more than any model has: all learn at the same rate
 class Continued:
     """Train a float32 copy of the model for `steps` batches on the files at `path`, with its tokenizer as it is.
 
-    The model of the run is left alone. Without a path the text is the run's own: then nothing is foreign, and nothing
-    should be forgotten. Documents are drawn as in any corpus, a tenth of them for scoring. Of the scored text, each
-    document gives the same share of `max_bytes`; of the other, the first `train_bytes` are taken.
+    The copy starts from the weights that an evaluation sees: of a run in bfloat16, from those that are rounded to it.
+    It is trained and scored in float32. The model of the run is left alone. Without a path the text is the run's own:
+    then nothing is foreign, and nothing should be forgotten. Documents are drawn as in any corpus, a tenth of them
+    for scoring. Of the scored text, each document gives the same share of `max_bytes`; of the other, the first
+    `train_bytes` are taken.
     """
 
     path: str = ""
@@ -43,12 +46,15 @@ class Continued:
         windows = lambda documents: Windows(stream_of(documents, tokenizer), data.length, tokenizer)  # noqa: E731
         source, target = windows(self._excerpts(source)), windows(self._excerpts(target))
         batches = TrainBatches(windows(train), data.batch_size, self.seed)
+        mesh = mesh_of(params)
         optimizer = AdamW(self.learning_rate, Cosine(), stage_multipliers=(1.0,) * STAGES).build(self.steps)
 
         @jax.jit
-        def update(params, state, batch):
+        def update(params, state, batch, step):
             def loss(params):
-                total, weight, _ = NextToken()(model, params, batch, jax.random.key(self.seed))
+                key = jax.random.fold_in(jax.random.key(self.seed), step)
+                with compiled_for(mesh, whole_rows=True):
+                    total, weight, _ = NextToken()(model, params, batch, key)
                 return total / jnp.maximum(weight, 1)
 
             changes, state = optimizer.update(jax.grad(loss)(params), state, params)
@@ -64,7 +70,7 @@ class Continued:
             data.check()
             if step == self.steps // 2:
                 result["target/half"] = bits(params, target)
-            params, state = update(params, state, data.place(batches.batch(step)))
+            params, state = update(params, state, data.place(batches.batch(step)), step)
         result |= {"target/after": bits(params, target), "source/after": bits(params, source)}
         return result | {"forgotten": result["source/after"] - result["source/before"]}
 

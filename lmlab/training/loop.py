@@ -18,7 +18,16 @@ from lmlab.training.directory import check, claimed, mark, pin, shared
 from lmlab.training.goodput import Times, goodput
 from lmlab.training.precision import compute_copy
 from lmlab.training.profile import Profile, check_steps, say
-from lmlab.training.sharding import batch_sharding, check_rows, local_rows, make_mesh, place, place_whole, row_sharding
+from lmlab.training.sharding import (
+    batch_sharding,
+    check_rows,
+    local_rows,
+    make_mesh,
+    place,
+    place_parameters,
+    place_whole,
+    row_sharding,
+)
 from lmlab.training.signals import StopSignal
 from lmlab.training.spikes import Refused
 from lmlab.training.step import make_init, make_step
@@ -32,18 +41,25 @@ def train(run, directory, on_metrics=lambda step, values: None, profile=None):
 
     Returns (params, data) at the end of the run; `on_metrics(step, values)` sees every logged line. With several
     processes all call this, and the first writes the run directory. A run that comes after another trains that first, in
-    `directory`-before. UserError if the directory holds another run, is in use or cannot be written, if the corpus has changed or lacks a split that is evaluated, or if mesh and batch do
-    not fit the devices, and where `run.spikes` says so after a step that was refused. `Stopped` after SIGTERM or Ctrl-C,
-    once what was done is saved. `profile`: (first, end), steps to trace.
+    `directory`-before, which is not looked at once there is a checkpoint to go on from. UserError if the directory holds
+    another run, is in use or cannot be written, if the corpus has changed or lacks a split that is evaluated, or if mesh
+    and batch do not fit the devices, and where `run.spikes` says so after a step that was refused; `Interrupted` where a
+    checkpoint to roll back to is damaged. `Stopped` after SIGTERM or Ctrl-C, once what was done is saved. `profile`:
+    (first, end), steps to trace.
     """
-    clock = Clock()
     check_steps(profile, run)
     mesh = make_mesh(run.mesh)
     check_rows(run, mesh)
     before = None
     if run.after is not None:
-        processes.first(lambda: check(run, directory))
-        before, _ = train(run.after, os.fspath(directory).rstrip("/") + "-before")
+        begun = processes.first(lambda: check(run, directory) and checkpoints.newest_whole(_checkpoints(directory))[0])
+        (begun,) = processes.from_first(begun or 0)
+        # Before its first periodic checkpoint a run may roll back to where it began.
+        if not begun or (run.spikes.policy == "rollback" and begun < run.checkpoint_every):
+            before, _ = train(run.after, os.fspath(directory).rstrip("/") + "-before")
+            # On the host: what is on the devices, steps may take.
+            before = jax.device_get(processes.gather(before))
+    clock = Clock()
     with StopSignal() as stop, contextlib.ExitStack() as stack:
         processes.first(lambda: check(run, directory))
         # The others find what the first has baked, or bake a copy of their own where they share no file system.
@@ -99,9 +115,9 @@ def _train(run, directory, data, mesh, stop, watch, clock, on_metrics, profile, 
     def first():
         """The state before the first step."""
         state = init(jax.random.key(run.seed))
-        return state if before is None else state.replace(params=jax.device_put(before, shardings.params))
+        return state if before is None else state.replace(params=place_parameters(before, shardings.params))
 
-    folder = os.path.join(os.path.abspath(directory), "checkpoints")
+    folder = _checkpoints(directory)
     warnings = processes.first(lambda: checkpoints.set_aside(folder))
     with (
         checkpoints.checkpointer(folder, run.keep_last, run.keep_every, periodic=run.checkpoint_every) as saved,
@@ -151,6 +167,8 @@ def _train(run, directory, data, mesh, stop, watch, clock, on_metrics, profile, 
             if metrics.pop("spike"):
                 line = refused.add(step, metrics["loss"], metrics["grad_norm"], batches.rows(step - 1))
                 totals.add_refused()
+                if line["action"] == "rollback":
+                    totals.roll_back(line["to"])
                 write("spike", step, line)
                 if line["action"] == "halt":
                     note("halt", step)
@@ -175,6 +193,8 @@ def _train(run, directory, data, mesh, stop, watch, clock, on_metrics, profile, 
             watch.wait_for(f"the checkpoint of step {to} to roll back to")
             with clock("checkpoint"):
                 processes.everywhere(saved.wait)
+                if to:
+                    processes.first(lambda: checkpoints.require_whole(folder, to))
                 state = checkpoints.restore(saved, abstract, to) if to else first()
             note("rollback", step, to=to)
             return state.replace(step=state.step + np.int32(step - to))
@@ -241,6 +261,10 @@ def _train(run, directory, data, mesh, stop, watch, clock, on_metrics, profile, 
             note("end", step)
             write("goodput", step, goodput(directory))
     return state.params
+
+
+def _checkpoints(directory):
+    return os.path.join(os.path.abspath(directory), "checkpoints")
 
 
 def _is_due(step, every, last):

@@ -9,7 +9,7 @@ from lmlab.kernels.elementwise import Weight
 # H-Net keeps D and the residual around the inner network in float32, and its code means to keep A_log and dt_bias (the
 # released files have those two cast). Norms, biases, the convolution and other vectors are small, and exact here; a
 # threshold is compared with, where bfloat16 has steps of a percent.
-FLOAT32 = {"A_log", "D", "dt_bias", "residual", "conv_kernel", "query"}
+FLOAT32 = {"A_log", "D", "dt_bias", "residual", "conv_kernel", "query", "bqkv", "br", "u", "v"}
 
 
 def compute_copy(params, precision):

@@ -48,8 +48,9 @@ def check_rows(run, mesh):
     if run.batch_size % (devices * run.accumulate):
         parts = f" in {run.accumulate} microbatches" if run.accumulate > 1 else ""
         raise UserError(f"A batch of {run.batch_size} rows does not divide over {devices} devices{parts}.")
-    if run.length % mesh.shape[SEQUENCE]:
-        raise UserError(f"Rows of {run.length} positions do not divide over sequence={mesh.shape[SEQUENCE]} devices.")
+    for length in sorted({shape[0] for shape in run.corruption.shapes(run.length).values()}):
+        if length % mesh.shape[SEQUENCE]:
+            raise UserError(f"Rows of {length} positions do not divide over sequence={mesh.shape[SEQUENCE]} devices.")
 
 
 def batch_sharding(mesh):
@@ -97,8 +98,8 @@ def place(batch, sharding):
         return jax.device_put(batch, sharding)
     parts = sharding.mesh.shape["data"] * sharding.mesh.shape["fsdp"]
     rows = len(batch["tokens"]) * parts // len(local_rows(sharding, parts))
-    shape = (rows, *batch["tokens"].shape[1:])
-    return {k: jax.make_array_from_process_local_data(sharding, v, shape) for k, v in batch.items()}
+    # Sources and targets differ in length.
+    return {k: jax.make_array_from_process_local_data(sharding, v, (rows, *v.shape[1:])) for k, v in batch.items()}
 
 
 def place_whole(batch, sharding):
@@ -106,3 +107,12 @@ def place_whole(batch, sharding):
     if jax.process_count() == 1:
         return jax.device_put(batch, sharding)
     return {k: jax.make_array_from_callback(v.shape, sharding, v.__getitem__) for k, v in batch.items()}
+
+
+def place_parameters(params, shardings):
+    """Parameters that every process holds as NumPy arrays to global arrays; copies, whose buffers a step may take."""
+
+    def one(v, sharding):
+        return jax.make_array_from_callback(v.shape, sharding, lambda part: np.array(v[part]))
+
+    return jax.tree.map(one, params, shardings)

@@ -4,7 +4,7 @@ import math
 import sys
 
 from lmlab.training import processes
-from lmlab.training.writer import last_line
+from lmlab.training.writer import last_line, read_lines
 
 
 class Totals:
@@ -17,6 +17,12 @@ class Totals:
     def __init__(self, directory, start, positions, flops_per_step, peak_flops=None):
         last = last_line(directory, start, "train")
         self.last = {name: last.get(name, 0) for name in ("bytes", "seconds", "flops", "computed_flops")}
+        self._logged = []  # (step, bytes) of the lines so far whose steps are not undone
+        for line in read_lines(directory) if start else []:
+            if line["kind"] == "train" and line["step"] <= start:
+                self._logged.append((line["step"], line["bytes"]))
+            elif line.get("action") == "rollback" and line["step"] <= start:
+                self._undo(line["to"])
         self._positions, self._flops_per_step, self._peak = positions, flops_per_step, peak_flops
         self._sums, self._steps, self._refused = {}, 0, 0
         stopped = last_line(directory, start, "stopped")
@@ -26,6 +32,8 @@ class Totals:
             print(f"lmlab: the metrics of {directory} end before step {start}; its totals begin anew.", file=sys.stderr)
         if stopped.get("step") == start:
             self._sums, self._steps, self._refused = stopped["sums"], stopped["steps"], stopped.get("refused", 0)
+        elif refused.get("step", 0) > last.get("step", 0):
+            self._refused = start - last.get("step", 0)
 
     def unlogged(self):
         """What a resumed run needs to log the line that it was stopped in."""
@@ -41,8 +49,18 @@ class Totals:
         """A step whose update was refused: its FLOPs were spent, but nothing was learned from its bytes."""
         self._refused += 1
 
+    def roll_back(self, to):
+        """The steps after `to`, at which a line could be logged, are undone: they count as refused ones."""
+        self._refused += self._steps
+        self._sums, self._steps = {}, 0
+        self._undo(to)
+
+    def _undo(self, to):
+        self._logged = [(step, size) for step, size in self._logged if step <= to]
+        self.last["bytes"] = self._logged[-1][1] if self._logged else 0
+
     def values(self, step, seconds):
-        """The logged line of the steps since the last one; None if all of them were refused.
+        """The logged line of the steps since the last one; None if all of them were refused or undone.
 
         A sum whose counterpart is called <name>_of is logged as their ratio.
         `flops`: at the planned number of chunks; `computed_flops`: of all slots, filled or not, without what is
@@ -80,6 +98,7 @@ class Totals:
             values["refused"] = self._refused
         values |= self._rates(values, seconds)
         self.last = {name: values[name] for name in self.last}
+        self._logged.append((step, values["bytes"]))
         self._sums, self._steps, self._refused = {}, 0, 0
         return values
 
@@ -88,7 +107,7 @@ class Totals:
         elapsed = max(1e-9, seconds - self.last["seconds"])
         rates = {f"{name}_per_second": (values[name] - self.last[name]) / elapsed for name in
                  ("bytes", "flops", "computed_flops")}
-        rates["steps_per_second"] = self._steps / elapsed
+        rates["steps_per_second"] = (self._steps + self._refused) / elapsed
         if self._peak:
             rates["utilisation"] = rates["flops_per_second"] / self._peak
         return rates

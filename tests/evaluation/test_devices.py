@@ -18,11 +18,11 @@ from lmlab.evaluation.bits_per_byte import BitsPerByte, Data
 from lmlab.kernels import dispatch
 from lmlab.models.build import hierarchy
 from lmlab.models.language_model import LanguageModel, abstract_init, init
-from lmlab.training.sharding import Mesh, batch_sharding, make_mesh, parameter_shardings, place, place_whole
+from lmlab.training.sharding import Mesh, make_mesh, parameter_shardings, place_whole, row_sharding
 from lmlab.training.step import make_init, make_step
 from tests.training import tiny
 
-run = tiny.run(pathlib.Path(sys.argv[1]), mesh=Mesh(data=2, fsdp=2, tensor=2))
+run = tiny.run(pathlib.Path(sys.argv[1]), mesh=Mesh(data=1, fsdp=2, sequence=2, tensor=2))
 mesh = make_mesh(run.mesh)
 """
 
@@ -36,12 +36,12 @@ spread = jax.device_put(params, parameter_shardings(abstract_init(model), mesh))
 assert dispatch.mesh_of(spread) == mesh and dispatch.mesh_of(alone) is None
 baked = bake(run.corpus, run.tokenizer)
 data = Data(baked, run.length, run.batch_size)
-over = dataclasses.replace(data, place=lambda b: place_whole(b, batch_sharding(mesh)))
+over = dataclasses.replace(data, place=lambda b: place_whole(b, row_sharding(mesh)))
 seen, expected = BitsPerByte("test")(model, spread, over), BitsPerByte("test")(model, alone, data)
 assert seen.keys() == expected.keys()
 for name, value in expected.items():
     np.testing.assert_allclose(seen[name], value, rtol=1e-5, err_msg=name)
-prompts = [np.array([254, 97, 98]), np.array([254]), np.arange(97, 110)]  # three rows over four parts
+prompts = [np.array([254, 97, 98]), np.array([254]), np.arange(97, 110)]  # three rows over two parts
 out = [generate.generate(model, p, prompts, 8, eos=-1, temperature=0.0) for p in (spread, alone)]
 np.testing.assert_array_equal(*out)
 print("equal")

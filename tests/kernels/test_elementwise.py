@@ -22,6 +22,18 @@ def assert_equal(fast, slow, args, tolerance=1e-5):
     jax.tree.map(close, run(fast), run(slow))
 
 
+def test_a_weight_in_a_wider_dtype_has_the_values_that_products_see():
+    """In a compiled program too, where XLA leaves out a cast there and back; its gradient is not rounded."""
+    w = normal(64, 4)
+    wide = jax.jit(lambda w: kernels.Weight(w, jnp.bfloat16).astype(jnp.float32))
+    seen = w.astype(jnp.bfloat16).astype(jnp.float32)
+    assert np.any(seen != w)
+    np.testing.assert_array_equal(wide(w), seen)
+    np.testing.assert_array_equal(kernels.Weight(w, jnp.bfloat16).astype(jnp.bfloat16), w.astype(jnp.bfloat16))
+    g = normal(64, 4, seed=1)
+    np.testing.assert_array_equal(jax.grad(lambda w: jnp.sum(wide(w) * g))(w), g)
+
+
 def test_rms_norm_of_zeros_has_finite_gradients():
     g = jax.grad(lambda x: jnp.sum(kernels.rms_norm(x, jnp.ones(4), 1e-5)))(jnp.zeros((2, 4)))
     np.testing.assert_allclose(g, 1e-5**-0.5, rtol=1e-4)

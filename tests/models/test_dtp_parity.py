@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.linen import meta
 
 from lmlab import experiment
 from lmlab.kernels.compaction import compact
@@ -19,6 +20,7 @@ from lmlab.models.language_model import LanguageModel, count_parameters, init
 from lmlab.models.segments import SegmentMean, StraightThroughMean
 from lmlab.models.transformer_xl import TransformerXL
 from lmlab.objectives.boundaries import Cuts, EntropySpikes, spikes
+from lmlab.training.precision import compute_copy, compute_weights
 from tests.paths import fixture
 
 D, HEADS, FF, V = 16, 2, 32, 27
@@ -128,6 +130,29 @@ def test_whole_model(name):
             np.testing.assert_allclose(ours, expected, rtol=2e-3, atol=1e-5, err_msg=jax.tree_util.keystr(path))
     for name in "uv":
         np.testing.assert_allclose(shared[name], shared[name + "_theirs"], rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("weights", [compute_weights, compute_copy])
+def test_products_run_in_bfloat16(weights):
+    """No float32 bias makes one of them float32, in training or in evaluation; shapes are unlike, to tell them apart."""
+    stack = TransformerXL(1, D, FF, HEADS)
+    x, ones = jnp.zeros((2, 8, D)), jnp.ones((2, 8), jnp.int32)
+    params = jax.eval_shape(lambda: meta.unbox(stack.init(jax.random.key(0), x, ones, ones)))
+    cast = lambda p: weights(p, "bfloat16")  # noqa: E731
+    traced = jax.make_jaxpr(lambda p: stack.apply(cast(p), x, ones, ones)[0])(params)
+    products = list(dots(traced.jaxpr))
+    assert len(products) == 8  # q, k, v at once; r; two of scores; values; out; two of the MLP
+    assert {v.aval.dtype for e in products for v in e.invars} == {jnp.dtype(jnp.bfloat16)}
+
+
+def dots(jaxpr):
+    for e in jaxpr.eqns:
+        if e.primitive.name == "dot_general":
+            yield e
+        for inner in jax.tree.leaves(list(e.params.values()), is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from dots(inner)
 
 
 def segments(arrays, pool=SegmentMean):

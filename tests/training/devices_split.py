@@ -17,6 +17,7 @@ from lmlab.training import loop
 from lmlab.training.optimizers import AdamW, hnet_multipliers
 from lmlab.training.sharding import Mesh, batch_sharding, make_mesh, place
 from lmlab.training.step import make_init, make_step
+from lmlab.training.writer import read_lines
 from tests.training import tiny
 
 L = 32
@@ -95,6 +96,13 @@ def test_a_run_with_split_positions_accumulates_and_evaluates(tmp_path):
     split = tiny.plain(tmp_path, mesh=Mesh(data=2, sequence=4), accumulate=2, **changes)
     params, _ = loop.train(split, tmp_path / "split")
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), *jax.device_get((params, whole)))
+    seen, expected = (
+        next(line for line in read_lines(tmp_path / name) if line["kind"] == "evaluation") for name in ("split", "whole")
+    )
+    seen, expected = tiny.timeless(seen), tiny.timeless(expected)
+    assert seen.keys() == expected.keys() and seen.pop("split") == expected.pop("split") == "validation"
+    for name in {"kind"} ^ expected.keys():
+        np.testing.assert_allclose(seen[name], expected[name], rtol=1e-4, err_msg=name)
 
 
 def test_a_tpus_kernels_run_on_every_devices_part(tmp_path, monkeypatch):

@@ -25,7 +25,9 @@ COMMON = """
 import dataclasses, functools, os, pathlib, resource, signal, sys, time
 import jax, numpy as np
 from flax import traverse_util
+from lmlab.data.corruptions import SpanCorruption
 from lmlab.errors import Stopped, UserError
+from lmlab.models.encoder_decoder import t5
 from lmlab.runner import run_arm
 from lmlab.training import checkpoints, loop, processes, watchdog
 from tests.training import tiny
@@ -35,6 +37,8 @@ run = tiny.plain(folder)
 hnet = tiny.run(folder, steps=3, evaluate_every=3, checkpoint_every=3, log_every=1)
 # Exact: the processes must choose the same capacity.
 hnet = dataclasses.replace(hnet, model=hnet.model.clone(backbone=hnet.model.backbone.clone(capacity=(0.6, 1.2))))
+short = tiny.plain(folder, steps=2, evaluate_every=2, checkpoint_every=2, log_every=1)
+spans = dataclasses.replace(short, model=t5(272, (1, 1), 16, 32, 2, 8), corruption=SpanCorruption(mean_span=3.0))
 
 def train(name, stop_at=None, run=run, act=lambda: os.kill(os.getpid(), signal.SIGTERM)):
     place, calls = loop.place, []
@@ -57,6 +61,7 @@ def train(name, stop_at=None, run=run, act=lambda: os.kill(os.getpid(), signal.S
 ALONE = COMMON + """
 np.savez(folder / "whole.npz", **train("whole"))
 np.savez(folder / "hnet.npz", **train("hnet", run=hnet))
+np.savez(folder / "spans.npz", **train("spans", run=spans))
 train("parts", stop_at=3)
 sys.stdin.readline()
 np.savez(folder / "parts.npz", **train("parts"))
@@ -70,6 +75,7 @@ result = run_arm(run, str(folder / "pair"), "plain")
 assert (result is None) == (me == 1)
 assert train("parts", stop_at=2 if me == 1 else None) is None  # only one of the two is asked to stop
 np.savez(folder / f"hnet{me}.npz", **train("hnet_pair", run=hnet))
+np.savez(folder / f"spans{me}.npz", **train("spans_pair", run=spans))
 
 shared, loop.shared = loop.shared, functools.partial(loop.shared, patience=0.5)
 assert train(f"apart{me}") is None
@@ -155,17 +161,18 @@ def test_two_processes_equal_one(outcome):
     assert metrics(folder / "parts") == metrics(folder / "pair") == metrics(folder / "whole")
 
 
-def test_two_processes_equal_one_for_a_hierarchy(outcome):
-    """Whose capacity depends on the rows of both."""
+@pytest.mark.parametrize("name", ["hnet", "spans"])
+def test_two_processes_equal_one_for_other_models(name, outcome):
+    """A hierarchy, whose capacity depends on the rows of both, and one whose sources and targets differ in length."""
     folder = outcome[0]
-    alone = np.load(folder / "hnet.npz")
+    alone = np.load(folder / f"{name}.npz")
     for process in (0, 1):
-        together = np.load(folder / f"hnet{process}.npz")
+        together = np.load(folder / f"{name}{process}.npz")
         assert set(together) == set(alone)
         for key, value in alone.items():
             np.testing.assert_array_equal(together[key], value, err_msg=key)
-    assert metrics(folder / "hnet_pair") == metrics(folder / "hnet")
-    assert any("stage0/filled" in line for line in metrics(folder / "hnet"))
+    assert metrics(folder / f"{name}_pair") == metrics(folder / name)
+    assert name != "hnet" or any("stage0/filled" in line for line in metrics(folder / name))
 
 
 def test_an_evaluation_split_over_processes_equals_one(outcome, monkeypatch):

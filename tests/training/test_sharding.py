@@ -1,5 +1,6 @@
 """Many devices equal one; meshes that do not fit are refused."""
 
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -8,7 +9,9 @@ import sys
 import jax
 import pytest
 
+from lmlab.data.corruptions import SpanCorruption
 from lmlab.errors import UserError
+from lmlab.models.encoder_decoder import t5
 from lmlab.training.sharding import Mesh, check_rows, make_mesh
 from tests import eight_devices
 from tests.training import tiny
@@ -85,3 +88,12 @@ def test_rows_whose_positions_do_not_divide_are_refused(tmp_path):
         check_rows(tiny.run(tmp_path, length=66), four)
     with pytest.raises(UserError, match="9 rows does not divide over 2 devices"):
         check_rows(tiny.run(tmp_path, batch_size=9), four)
+
+
+def test_sources_and_targets_that_do_not_divide_are_refused(tmp_path):
+    spans = SpanCorruption(mean_span=4.0)
+    assert spans.lengths(64) == (57, 13)
+    run = dataclasses.replace(tiny.run(tmp_path, length=64), corruption=spans, model=t5(272, (1, 1), 16, 32, 2, 8))
+    two = make_mesh(Mesh(data=4, sequence=2), [jax.devices()[0]] * 8)
+    with pytest.raises(UserError, match="^Rows of 13 positions do not divide over sequence=2 devices.$"):
+        check_rows(run, two)

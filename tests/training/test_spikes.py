@@ -17,28 +17,17 @@ from lmlab import config
 from lmlab.cli import main
 from lmlab.data.bake import bake
 from lmlab.data.batches import TrainBatches, Windows
-from lmlab.errors import Stopped, UserError
+from lmlab.errors import Interrupted, Stopped, UserError
 from lmlab.objectives.next_token import NextToken
 from lmlab.training import checkpoints, loop
 from lmlab.training.loop import train
 from lmlab.training.sharding import batch_sharding, make_mesh, place
 from lmlab.training.spikes import Spikes
 from lmlab.training.step import State, make_init, make_step
+from lmlab.training.totals import Totals
 from tests.training import tiny
+from tests.training.poisoned import Poisoned
 from tests.training.test_resume import at_call
-
-
-@dataclasses.dataclass(frozen=True)
-class Poisoned:
-    """`NextToken`, times `factor` on the batches whose tokens have one of these sums."""
-
-    sums: tuple[int, ...]
-    factor: float
-
-    def __call__(self, model, params, batch, key):
-        loss, weight, metrics = NextToken()(model, params, batch, key)
-        hit = jnp.any(jnp.sum(batch["tokens"]) == jnp.array(self.sums))
-        return loss * jnp.where(hit, self.factor, 1.0), weight, metrics
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,17 +43,21 @@ def batches_of(run):
     return TrainBatches(Windows(baked.split("train"), run.length, baked.tokenizer), run.batch_size, run.seed)
 
 
-def poisoned(folder, steps, spikes, factor=math.inf, **changes):
-    """A run whose loss is `factor` times what it should be in these steps."""
+def poisoned(folder, at, spikes, factor=math.inf, **changes):
+    """A run whose loss is `factor` times what it should be at these steps."""
     run = tiny.plain(folder, spikes=spikes, **changes)
     sums = [int(batches_of(run).batch(step)["tokens"].sum()) for step in range(run.steps)]
     assert len(set(sums)) == len(sums)
-    return dataclasses.replace(run, objective=Poisoned(tuple(sums[s - 1] for s in steps), factor))
+    return dataclasses.replace(run, objective=Poisoned(tuple(sums[s - 1] for s in at), factor))
 
 
 def lines(path, *kinds):
     every = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     return [tiny.timeless(line) for line in every if line["kind"] in (kinds or ("train", "evaluation", "spike"))]
+
+
+def bytes_of(run, steps):
+    return sum(int(batches_of(run).batch(step - 1)["target_bytes"].sum()) for step in steps)
 
 
 def by_hand(run, steps):
@@ -161,6 +154,10 @@ def test_rollback_leaves_out_all_since_the_checkpoint_and_resumes_exactly(folder
     assert_same_state(final_state(run, path), expected)
     (line,) = lines(path, "spike")
     assert (line["step"], line["to"], line["left_out"], line["action"]) == (6, 4, 2, "rollback")
+    logged = lines(path, "train")
+    assert [line["step"] for line in logged] == [2, 4, 8]  # of 5 and 6 nothing is left
+    assert [line["bytes"] for line in logged] == [bytes_of(run, steps) for steps in ([1, 2], [1, 2, 3, 4], [1, 2, 3, 4, 7, 8])]
+    assert logged[-1]["refused"] == 2 and logged[-1]["computed_flops"] == 2 * logged[1]["computed_flops"]
 
     with pytest.raises(Killed):
         train(run, folder / "killed", kill_at(8))  # it has rolled back, and no checkpoint says so
@@ -177,6 +174,48 @@ def test_rollback_leaves_out_all_since_the_checkpoint_and_resumes_exactly(folder
     for other in (folder / "killed", folder / "stopped"):
         assert_same_state(final_state(run, other), expected)
         assert lines(other) == lines(path)
+
+
+def test_what_was_logged_of_undone_steps_is_counted_no_more(folder):
+    """The first rollback undoes a logged line, and the second goes back to where the first ended."""
+    run, path = poisoned(folder, [8, 11], Spikes("rollback"), steps=12), folder / "logged"
+    train(run, path)
+    logged = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    logged = [line for line in logged if line["kind"] == "train"]
+    assert [line["step"] for line in logged] == [2, 4, 6, 10, 12]
+    counted = [[1, 2], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 9, 10], [1, 2, 3, 4, 12]]
+    assert [line["bytes"] for line in logged] == [bytes_of(run, steps) for steps in counted]
+    assert all(line["bytes_per_second"] >= 0 and line["steps_per_second"] > 0 for line in logged)
+    assert_same_state(final_state(run, path), by_hand(run, [1, 2, 3, 4, 12]))
+    for at in (10, 12):  # it goes on from the checkpoint of step 8, which is of an undone interval
+        with pytest.raises(Killed):
+            train(run, folder / f"logged-{at}", kill_at(at))
+        assert checkpoints.steps(folder / f"logged-{at}" / "checkpoints") == [4, 8]
+        train(run, folder / f"logged-{at}")
+        assert lines(folder / f"logged-{at}") == lines(path)
+
+
+def test_refused_steps_are_steps_of_the_time_they_took(tmp_path):
+    totals = Totals(tmp_path, 0, 10, lambda ratios=(): 1.0)
+    for _ in range(3):
+        totals.add({"loss": 1.0, "nats": 1.0, "target_bytes": 10, "grad_norm": 1.0})
+    totals.add_refused()
+    assert totals.values(4, 2.0)["steps_per_second"] == 2.0
+
+
+def test_a_damaged_checkpoint_is_not_rolled_back_to(folder, monkeypatch):
+    run, path = poisoned(folder, [6], Spikes("rollback")), folder / "damaged-rollback"
+    with pytest.raises(Stopped):
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "place", at_call(5, loop.place, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+            train(run, path)
+    assert checkpoints.steps(path / "checkpoints") == [4, 5]
+    largest = max((p for p in (path / "checkpoints" / "4").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.write_bytes(data)
+    with pytest.raises(Interrupted, match="^The checkpoint of step 4 in .* is damaged: .* has changed: training cannot go"):
+        train(run, path)
 
 
 def test_a_first_batch_rolls_back_to_the_beginning(folder):
@@ -233,7 +272,7 @@ def test_a_finite_spike_is_refused_alike_on_one_device_and_two_and_after_a_kill(
     (line,) = lines(folder / "one", "spike")
     assert line["step"] == 6 and line["loss"] > 100
     with pytest.raises(Killed):
-        train(run, folder / "one-killed", kill_at(6))
+        train(run, folder / "one-killed", kill_at(8))
     train(run, folder / "one-killed")
     assert lines(folder / "one-killed") == lines(folder / "one")
     assert_same_state(final_state(run, folder / "one-killed"), final_state(run, folder / "one"))

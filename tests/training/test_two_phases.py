@@ -4,12 +4,15 @@ Both survive a stop, bit for bit."""
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lmlab.data.batches import TrainBatches
 from lmlab.data.corruptions import SpanCorruption
 from lmlab.data.synthetic import Brackets
 from lmlab.errors import Stopped, UserError
@@ -18,10 +21,14 @@ from lmlab.evaluation.deletion import HardDeletion
 from lmlab.models.deletion import DeletingEncoder, LearnedGate
 from lmlab.models.encoder_decoder import t5
 from lmlab.objectives.deletion import DeletionRate
-from lmlab.runner import load_run, run_arm
+from lmlab.runner import load_data, load_run, run_arm
 from lmlab.training import loop
 from lmlab.training.loop import train
+from lmlab.training.sharding import batch_sharding, make_mesh, place
+from lmlab.training.spikes import Spikes
+from lmlab.training.step import make_init, make_step
 from tests.training import tiny
+from tests.training.poisoned import Poisoned
 
 
 @pytest.fixture(autouse=True)
@@ -88,8 +95,35 @@ def test_a_run_after_another_starts_from_its_parameters(tmp_path, monkeypatch):
     stopped_at(10, monkeypatch, second, tmp_path / "stopped")  # in the second phase, at step 2 of 4
     lines = (tmp_path / "stopped" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["kind"] == "stopped"
+    shutil.rmtree(tmp_path / "stopped-before")  # nothing is left to do in it
     params, _ = train(second, tmp_path / "stopped")
     assert_equal(params, load_run(str(tmp_path / "whole"))[2])
+    assert not (tmp_path / "stopped-before").exists()
+    before, times = (
+        [json.loads(line) for line in (tmp_path / name / "times.jsonl").read_text().splitlines()]
+        for name in ("whole-before", "whole")
+    )
+    # What the first phase took is no part of the second.
+    assert times[0]["time"] - sum(times[0]["seconds"].values()) > before[-1]["time"] - 0.01
+
+
+def test_a_run_after_another_rolls_back_to_its_parameters(tmp_path):
+    """Which step 1 has taken the buffers of."""
+    first = tiny.plain(tmp_path, evaluators=())
+    bare = dataclasses.replace(tiny.plain(tmp_path, evaluators=()), steps=4, seed=1, after=first)
+    windows = load_data(bare).windows("train")
+    second_batch = TrainBatches(windows, bare.batch_size, bare.seed).batch(1)["tokens"].sum()
+    run = dataclasses.replace(bare, objective=Poisoned((int(second_batch),), np.inf), spikes=Spikes("rollback"))
+    params, _ = train(run, tmp_path / "run")
+    alone, _ = train(first, tmp_path / "first")
+    mesh, optimizer = make_mesh(run.mesh), run.optimizer.build(run.steps)
+    init, shardings = make_init(run, optimizer, mesh)
+    state, step = init(jax.random.key(run.seed)), make_step(run, optimizer, mesh, shardings)
+    state = state.replace(params=jax.tree.map(jnp.array, alone), step=jnp.int32(2))
+    batches = TrainBatches(windows, run.batch_size, run.seed)
+    for number in (2, 3):
+        state, _ = step(state, place(batches.batch(number), batch_sharding(mesh)))
+    assert_equal(params, state.params)
 
 
 def test_a_run_after_one_of_another_model(tmp_path):
