@@ -19,7 +19,7 @@ head, and one layer that expands its state to subwords.
 from lmlab.comparison import Setup
 from lmlab.data.corpora import StandardLibrary
 from lmlab.data.masked_words import MaskedSubwords, MaskedWords
-from lmlab.experiment import Arm, Column, Experiment, Paper, Table
+from lmlab.experiment import Arm, Column, Experiment, Paper, Table, perturbed
 from lmlab.models.byte2word import byte2word as byte2word_model
 from lmlab.models.two_way import flat_encoder
 from lmlab.text.bpe import BPE
@@ -79,11 +79,7 @@ NOISE = Table(
     arms=tuple(arm.name for arm in ARMS),
     measured=(
         Column("bpb", "Test", "bits per hidden byte", "lower", 3),
-        Column("antspeak", "Antspeak", "bits per hidden byte", "lower", 3),
-        Column("drop", "Drop", "bits per hidden byte", "lower", 3),
-        Column("random_case", "Random case", "bits per hidden byte", "lower", 3),
-        Column("repeat", "Repeat", "bits per hidden byte", "lower", 3),
-        Column("upper_case", "Upper case", "bits per hidden byte", "lower", 3),
+        *perturbed("bits per hidden byte"),
         Column("cost", "Mean - clean", "bits per hidden byte", "lower", 3),
     ),
     source="arXiv 2211.12677 reports accuracy on downstream tasks; its tables were not to be had",

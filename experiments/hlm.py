@@ -24,7 +24,7 @@ mask id stands in. The batch is not known.
 from lmlab.comparison import Setup
 from lmlab.data.corpora import StandardLibrary
 from lmlab.data.masked_words import MaskedWords
-from lmlab.experiment import Arm, Column, Experiment, Paper, Table
+from lmlab.experiment import Arm, Column, Experiment, Paper, Table, perturbed
 from lmlab.models.language_model import LanguageModel
 from lmlab.models.two_way import flat_encoder
 from lmlab.models.words import masked_word_model
@@ -97,11 +97,7 @@ ROBUSTNESS = Table(
     arms=tuple(arm.name for arm in ARMS),
     measured=(
         Column("bpb", "Test", "bits per hidden byte", "lower", 3),
-        Column("antspeak", "Antspeak", "bits per hidden byte", "lower", 3),
-        Column("drop", "Drop", "bits per hidden byte", "lower", 3),
-        Column("random_case", "Random case", "bits per hidden byte", "lower", 3),
-        Column("repeat", "Repeat", "bits per hidden byte", "lower", 3),
-        Column("upper_case", "Upper case", "bits per hidden byte", "lower", 3),
+        *perturbed("bits per hidden byte"),
         Column("cost", "Mean - clean", "bits per hidden byte", "lower", 3),
     ),
     source="arXiv 2305.14571 reports accuracy on downstream tasks; its tables were not to be had",

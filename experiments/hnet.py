@@ -21,7 +21,7 @@ import dataclasses
 
 from lmlab.comparison import Setup
 from lmlab.data.corpora import StandardLibrary
-from lmlab.experiment import Arm, Column, Experiment, Paper, Table
+from lmlab.experiment import Arm, Column, Experiment, Paper, Table, perturbed
 from lmlab.models.build import hierarchy, transformer
 from lmlab.models.chunkers import FixedStride, LearnedChunker, Whitespace
 from lmlab.models.language_model import LanguageModel
@@ -267,11 +267,7 @@ TABLE_3 = Table(
         ],
     ),
     measured=(
-        Column("antspeak", "Antspeak", "bits per byte", "lower", 3),
-        Column("drop", "Drop", "bits per byte", "lower", 3),
-        Column("random_case", "Random case", "bits per byte", "lower", 3),
-        Column("repeat", "Repeat", "bits per byte", "lower", 3),
-        Column("upper_case", "Upper case", "bits per byte", "lower", 3),
+        *perturbed("bits per byte"),
         Column("clean", "Clean", "bits per byte", "lower", 3),
         Column("cost", "Mean - clean", "bits per byte", "lower", 3),
     ),

@@ -50,6 +50,12 @@ class Arm:
     size: str = ""
 
 
+def perturbed(unit):
+    """Columns of H-Net's five perturbations, as `lmlab.evaluation.bits_per_byte.Robustness` names them."""
+    names = ("Antspeak", "Drop", "Random case", "Repeat", "Upper case")
+    return tuple(Column(name.lower().replace(" ", "_"), name, unit, "lower", 3) for name in names)
+
+
 @dataclasses.dataclass(frozen=True)
 class Table:
     """Arms x metrics. `reported` holds the paper's values by arm and column key, only where `source` gives them."""

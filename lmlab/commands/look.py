@@ -5,6 +5,7 @@ from lmlab.errors import UserError
 
 
 def sample(args):
+    """`lmlab sample DIR`."""
     from lmlab.runner import load_run, stream_text, tokenizer_of
 
     if args.bytes < 1 or args.temperature < 0 or not 0 < args.top_p <= 1:
@@ -26,6 +27,7 @@ def _reads_left_to_right(run, directory):
 
 
 def inspect(args):
+    """`lmlab inspect DIR [FILE | --step N]`."""
     from rich.console import Console
 
     from lmlab.evaluation.passages import read_passage

@@ -4,6 +4,7 @@ from lmlab.commands.common import resolve
 
 
 def list_experiments(args):
+    """`lmlab list`."""
     from rich.console import Console
     from rich.table import Table
 
@@ -19,6 +20,7 @@ def list_experiments(args):
 
 
 def show(args):
+    """`lmlab show PAPER[/ARM]`."""
     from rich.console import Console
     from rich.table import Table
 

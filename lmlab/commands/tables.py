@@ -9,6 +9,7 @@ from lmlab.errors import UserError
 
 
 def table(args):
+    """`lmlab table PAPER`: train what is missing, then print and write the tables and the page."""
     from rich.console import Console
 
     from lmlab import experiment
@@ -58,6 +59,7 @@ def table(args):
 
 
 def results(args):
+    """`lmlab results PAPER`: the committed measurements."""
     import experiments
     from rich.console import Console
 

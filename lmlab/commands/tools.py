@@ -7,6 +7,7 @@ from lmlab.errors import Interrupted, UserError
 
 
 def convert(args):
+    """`lmlab convert hnet SOURCE OUT`, in either direction."""
     from lmlab.convert.hnet import export_checkpoint, import_checkpoint
 
     if os.path.isdir(args.source):
@@ -23,6 +24,7 @@ def convert(args):
 
 
 def data(args):
+    """`lmlab data PAPER/ARM`: bake, count and verify."""
     from lmlab.data.bake import bake
 
     _, _, run = resolve(args)
@@ -38,6 +40,7 @@ def data(args):
 
 
 def compile_step(args):
+    """`lmlab compile PAPER[/ARM] | --all`."""
     from lmlab import experiment
     from lmlab.compile import fit, not_compiled, put_row, row
 
@@ -62,6 +65,7 @@ def compile_step(args):
 
 
 def bench(args):
+    """`lmlab bench WHAT`."""
     prepare()
     import importlib
 

@@ -24,6 +24,7 @@ def train_one(run, directory, arm, profile=None):
 
 
 def train(args):
+    """`lmlab train PAPER/ARM`."""
     from lmlab.report.times import describe
     from lmlab.runner import run_directory
     from lmlab.training.profile import check_steps, parse_steps
