@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln
 
-from lmlab.kernels.elementwise import linear
 from lmlab.kernels.dispatch import shift_right
-from lmlab.models.chunkers import Routing, segment_starts
+from lmlab.kernels.elementwise import linear
+from lmlab.models.chunkers import AtTokens, Routing, segment_starts
 from lmlab.models.layers import normal, parameter
 
 
@@ -28,38 +28,15 @@ def binomial_nats(k, n, p):
     return -(choices + k * jnp.log(p) + (n - k) * jnp.log1p(-p))
 
 
-class Separators(nn.Module):
+class Separators(AtTokens):
     """A boundary at every white-space byte. `positions_per_chunk`: only what FLOPs are counted with."""
 
     positions_per_chunk: float = 6.0
     separators: tuple[int, ...] = (9, 10, 13, 32)
 
-    def _at(self, tokens):
+    def at(self, tokens):
+        """Where a segment ends."""
         return jnp.any(tokens[..., None] == jnp.array(self.separators), axis=-1)
-
-    def __call__(self, h_BLD, tokens_BL, segment_ids_BL):
-        """Routing of packed rows."""
-        start_BL = (self._at(tokens_BL) | segment_starts(segment_ids_BL)) & (segment_ids_BL > 0)
-        return Routing(start_BL, start_BL.astype(jnp.float32), jnp.zeros(()))
-
-    @nn.nowrap
-    def init_cache(self, batch):
-        """Whether there was a position."""
-        return jnp.zeros(batch, bool)
-
-    def cache_after(self, h_BLD, tokens_BL, valid_BL):
-        """Cache behind right-padded prompts."""
-        return valid_BL[:, 0]
-
-    def step(self, h_BD, tokens_B, cache):
-        """(start_B, probability_B, cache)."""
-        start_B = self._at(tokens_B) | ~cache
-        return start_B, start_B.astype(jnp.float32), jnp.ones_like(cache)
-
-    @nn.nowrap
-    def flops(self):
-        """No arithmetic worth counting."""
-        return 0
 
 
 class BoundaryPredictor(nn.Module):

@@ -193,6 +193,33 @@ class FixedStride(nn.Module):
         return 0
 
 
+class AtTokens(nn.Module):
+    """A chunk wherever the token alone says so: `at` of a subclass, tokens of any shape -> bool."""
+
+    def __call__(self, h_BLD, tokens_BL, segment_ids_BL):
+        """Routing of packed rows."""
+        return ruled((self.at(tokens_BL) | segment_starts(segment_ids_BL)) & (segment_ids_BL > 0))
+
+    @nn.nowrap
+    def init_cache(self, batch):
+        """Whether there was a position."""
+        return jnp.zeros(batch, bool)
+
+    def cache_after(self, h_BLD, tokens_BL, valid_BL):
+        """Cache behind right-padded prompts."""
+        return valid_BL[:, 0]
+
+    def step(self, h_BD, tokens_B, cache):
+        """(start_B, probability_B, cache)."""
+        start_B = self.at(tokens_B) | ~cache
+        return start_B, start_B.astype(jnp.float32), jnp.ones_like(cache)
+
+    @nn.nowrap
+    def flops(self):
+        """No arithmetic worth counting."""
+        return 0
+
+
 def spacelike(byte):
     """SpaceByte's table (arXiv 2404.14408, section 3): not a letter, digit or UTF-8 continuation byte."""
     b = byte

@@ -8,7 +8,7 @@ is above s.
 import flax.linen as nn
 import jax.numpy as jnp
 
-from lmlab.models.chunkers import ruled, segment_starts
+from lmlab.models.chunkers import AtTokens
 
 BITS = 16  # of a marked token: the token; its level lies above
 
@@ -18,35 +18,15 @@ def marked(tokens, level):
     return tokens | level << BITS
 
 
-class AtMarks(nn.Module):
+class AtMarks(AtTokens):
     """A chunk of stage `stage` (0: outermost) wherever the level is above it."""
 
     stage: int
     positions_per_chunk: float
 
-    def __call__(self, h_BLD, tokens_BL, segment_ids_BL):
-        """Routing of packed rows of marked tokens."""
-        start_BL = tokens_BL >> BITS > self.stage
-        return ruled((start_BL | segment_starts(segment_ids_BL)) & (segment_ids_BL > 0))
-
-    @nn.nowrap
-    def init_cache(self, batch):
-        """Whether there was a position."""
-        return jnp.zeros(batch, bool)
-
-    def cache_after(self, h_BLD, tokens_BL, valid_BL):
-        """Cache behind right-padded prompts."""
-        return valid_BL[:, 0]
-
-    def step(self, h_BD, tokens_B, seen_B):
-        """(start_B, probability_B, cache)."""
-        start_B = (tokens_B >> BITS > self.stage) | ~seen_B
-        return start_B, start_B.astype(jnp.float32), jnp.ones_like(seen_B)
-
-    @nn.nowrap
-    def flops(self):
-        """No arithmetic worth counting."""
-        return 0
+    def at(self, tokens):
+        """Where a unit of this stage ends."""
+        return tokens >> BITS > self.stage
 
 
 class Marked(nn.Module):

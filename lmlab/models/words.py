@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from lmlab.kernels.dispatch import gather
 from lmlab.kernels.elementwise import linear
-from lmlab.models.chunkers import Routing, segment_starts
+from lmlab.models.chunkers import AtTokens
 from lmlab.models.hierarchy import Hierarchy
 from lmlab.models.layers import normal, parameter
 from lmlab.models.pool import Select
@@ -24,35 +24,15 @@ from lmlab.models.unpool import AddAtStarts, to_positions
 from lmlab.models.within import WithinChunks
 
 
-class AtSymbol(nn.Module):
+class AtSymbol(AtTokens):
     """A chunk at every `symbol`. `positions_per_chunk` is only what FLOPs and slots are planned with."""
 
     positions_per_chunk: float
     symbol: int = 256
 
-    def __call__(self, h_BLD, tokens_BL, segment_ids_BL):
-        """Routing of packed rows."""
-        start_BL = ((tokens_BL == self.symbol) | segment_starts(segment_ids_BL)) & (segment_ids_BL > 0)
-        return Routing(start_BL, start_BL.astype(jnp.float32), jnp.zeros(()))
-
-    @nn.nowrap
-    def init_cache(self, batch):
-        """Whether there was a position."""
-        return jnp.zeros(batch, bool)
-
-    def cache_after(self, h_BLD, tokens_BL, valid_BL):
-        """Cache behind right-padded prompts."""
-        return valid_BL[:, 0]
-
-    def step(self, h_BD, tokens_B, cache):
-        """(start_B, probability_B, cache)."""
-        start_B = (tokens_B == self.symbol) | ~cache
-        return start_B, start_B.astype(jnp.float32), jnp.ones_like(cache)
-
-    @nn.nowrap
-    def flops(self):
-        """No arithmetic worth counting."""
-        return 0
+    def at(self, tokens):
+        """Where a word has ended."""
+        return tokens == self.symbol
 
 
 class WordEncoder(nn.Module):
