@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from lmlab.commands import look, show, tables, tools, train
+from lmlab.commands import look, show, sweep, tables, tools, train
 from lmlab.errors import Stopped, UserError
 
 
@@ -62,6 +62,14 @@ def _parser():
     sub.add_argument("name", help="paper")
     at_scale(sub)
     sub.add_argument("--seeds", default="0", help="comma-separated (default: 0)")
+    sub.add_argument("--dir", default="runs", help="folder of run directories (default: runs)")
+
+    sub = command("sweep", sweep.sweep, "train every arm of a paper's tables with each value of a field: which validates best?")
+    sub.add_argument("name", help="paper")
+    sub.add_argument("field", help="such as optimizer.learning_rate")
+    sub.add_argument("values", help="comma-separated, such as 2e-3,4e-3,8e-3")
+    at_scale(sub)
+    sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--dir", default="runs", help="folder of run directories (default: runs)")
 
     sub = command("results", tables.results, "print a paper's tables as measured and committed, without training")

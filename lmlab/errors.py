@@ -19,3 +19,7 @@ class Stopped(KeyboardInterrupt):
     which means "try again later" to those who start programs (EX_TEMPFAIL)."""
 
     exit_code = 75
+
+
+class Diverged(UserError):
+    """A training that a loss spike halted."""

@@ -55,6 +55,7 @@ def run_arm(run, directory, arm, on_metrics=lambda step, values: None, profile=N
 
 def _write_result(run, directory, arm, params, data, metrics):
     from lmlab.training.directory import commits, write
+    from lmlab.training.goodput import peak_bytes
 
     train_lines, evaluations = read_metrics(directory)
     last = train_lines[-1]
@@ -65,6 +66,8 @@ def _write_result(run, directory, arm, params, data, metrics):
         "bytes_per_second": float(np.median([line["bytes_per_second"] for line in train_lines])),
         "steps_per_second": float(np.median([line["steps_per_second"] for line in train_lines])),
     }
+    if peak := peak_bytes(directory):
+        metrics["step_megabytes"] = peak / 1e6
     if "bytes_per_token" in metrics:
         metrics["mflops_per_byte"] = measured_flops_per_byte(run, metrics) / 1e6
     metrics |= {k: v for k, v in last.items() if k.endswith(("/F", "/G", "/overflow", "/filled"))}
@@ -126,14 +129,22 @@ def excerpt(document, size):
 
 
 def look(run, params, data, count=2, size=480):
-    """Passages of the test split (or of another, if it is empty) as the model reads them."""
+    """Passages of the test split (or of another, if it is empty) as the model reads them: one of each text of a mixture,
+    else `count`."""
     from lmlab.evaluation.passages import read_passage
 
     split = next(s for s in ("test", "validation", "train") if data.baked.manifest["splits"][s]["documents"])
-    texts = [excerpt(d, size) or d[:size] for d in itertools.islice(data.baked.documents(split), 50)]
-    texts.sort(key=lambda t: -sum(65 <= b <= 122 for b in t))  # prose and code before tables of numbers
-    texts = texts[:count]
-    return [read_passage(run.model, params, data.baked.tokenizer, t, run.length, run.batch_size) for t in texts]
+    if texts := data.baked.texts(split):
+        chosen = [_most_readable(documents[:50], size // 2, 1)[0] for documents in texts.values()]
+    else:
+        chosen = _most_readable(itertools.islice(data.baked.documents(split), 50), size, count)
+    return [read_passage(run.model, params, data.baked.tokenizer, t, run.length, run.batch_size) for t in chosen]
+
+
+def _most_readable(documents, size, count):
+    """Excerpts with the most letters: prose and code before tables of numbers."""
+    texts = [excerpt(d, size) or d[:size] for d in documents]
+    return sorted(texts, key=lambda t: -sum(65 <= b <= 122 or b >= 0x80 for b in t))[:count]
 
 
 def stream_text(model, params, tokenizer, prompt, new=200, temperature=0.8, top_p=0.95, seed=0):

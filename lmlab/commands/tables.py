@@ -63,18 +63,22 @@ def results(args):
     import experiments
     from rich.console import Console
 
-    from lmlab import experiment
+    from lmlab import config, experiment
+    from lmlab.report.sweep import view_of
     from lmlab.report.tables import render_markdown, render_terminal
     from lmlab.runner import load_table, table_view
 
     loaded = experiment.load(args.name)
-    path = os.path.join(os.path.dirname(experiments.__file__), "results", f"{args.name}_{args.scale}.json")
+    folder, file = os.path.join(os.path.dirname(experiments.__file__), "results"), f"{args.name}_{args.scale}.json"
+    path, swept = os.path.join(folder, file), os.path.join(folder, "sweeps", file)
     if not os.path.exists(path):
         raise UserError(f"No results of {args.name} at scale {args.scale} are committed.")
     results, provenance = load_table(path)
+    views = [table_view(loaded, table, results) for table in loaded.tables]
+    if os.path.exists(swept):
+        views.append(view_of(config.load_json(swept), {arm.name: arm.label for arm in loaded.arms}))
     console = Console(width=None if sys.stdout.isatty() else 160)
-    for table in loaded.tables:
-        view = table_view(loaded, table, results)
+    for view in views:
         if args.markdown:
             print(render_markdown(view))
         else:

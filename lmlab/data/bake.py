@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -86,17 +87,18 @@ def bake(corpus, recipe, cache=None):
 
 
 def _documents(corpus):
-    """(split, bytes) of every document."""
+    """(split, bytes, text) of every document."""
     for document in corpus.documents():
-        yield document.split or split_of(document.data, corpus.validation, corpus.test), document.data
+        split = document.split or split_of(document.data, corpus.validation, corpus.test)
+        yield split, document.data, document.text
 
 
 def _write(corpus, recipe, folder):
-    tokenizer = recipe.train(data for split, data in _documents(corpus) if split == "train")
+    tokenizer = recipe.train(data for split, data, _ in _documents(corpus) if split == "train")
     tokenizer.save(os.path.join(folder, "tokenizer.json"))
     writers = {split: _SplitWriter(folder, split, tokenizer) for split in SPLITS}
-    for split, data in _documents(corpus):
-        writers[split].add(data)
+    for split, data, text in _documents(corpus):
+        writers[split].add(data, text)
     splits = {split: writer.close() for split, writer in writers.items()}
     total = sum(entry["documents"] for entry in splits.values())
     if not total:
@@ -127,8 +129,13 @@ class _SplitWriter:
         self._per_shard = SHARD_BYTES // self._dtype.itemsize
         self._group, self._group_bytes = [], 0
         self._starts, self._tokens, self._source_bytes = [np.zeros(0, np.int64)], 0, 0
+        self._texts = []  # [name, documents] in order, of a corpus of several
 
-    def add(self, data):
+    def add(self, data, text):
+        if text is not None:
+            if not self._texts or self._texts[-1][0] != text:
+                self._texts.append([text, 0])
+            self._texts[-1][1] += 1
         self._group.append(data)
         self._group_bytes += len(data)
         if self._group_bytes >= GROUP_BYTES:
@@ -156,6 +163,7 @@ class _SplitWriter:
             "source_bytes": self._source_bytes,
             "tokens": self._tokens,
             "dtype": self._dtype.name,
+            **({"texts": self._texts} if self._texts else {}),
         }
 
 
@@ -215,3 +223,10 @@ class Baked:
         ends = np.append(stream.starts[1:], len(stream.tokens))
         for start, end in zip(stream.starts, ends, strict=True):
             yield self.tokenizer.decode(stream.tokens[start + 1 : end - 1])
+
+    def texts(self, name):
+        """{text: its documents in a split}, as bytes; {} for a corpus that is one text."""
+        documents = self.documents(name)
+        return {
+            text: list(itertools.islice(documents, count)) for text, count in self.manifest["splits"][name].get("texts", [])
+        }

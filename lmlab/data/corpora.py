@@ -20,6 +20,7 @@ class Document(NamedTuple):
     name: str
     data: bytes
     split: str | None = None  # None: the corpus' own fractions decide
+    text: str | None = None  # which of several that a corpus mixes
 
 
 def split_of(data, validation=0.05, test=0.05):
@@ -105,10 +106,8 @@ class Files:
 
     def documents(self):
         """Yields every distinct document once; UserError for what cannot be read."""
-        if self.cut is not None and self.cut < 4:
-            raise UserError(f"corpus.cut is {self.cut}; a document has at least 4 bytes, a whole UTF-8 character.")
         documents = self._all()
-        yield from unique(documents if self.cut is None else _cut(documents, self.cut))
+        yield from unique(documents if self.cut is None else cut_documents(documents, self.cut))
 
     def _paths(self):
         return _walk(self.path) if os.path.isdir(self.path) else [self.path]
@@ -132,8 +131,10 @@ class Files:
         return f"files-{h.hexdigest()[:16]}" + (f"-{self.cut}" if self.cut else "")
 
 
-def _cut(documents, size):
+def cut_documents(documents, size):
     """Documents of at most `size` bytes: cut behind the last line end that fits, or else between two characters."""
+    if size < 4:
+        raise UserError(f"corpus.cut is {size}; a document has at least 4 bytes, a whole UTF-8 character.")
     for document in documents:
         data, start = document.data, 0
         while start < len(data):

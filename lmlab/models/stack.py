@@ -18,7 +18,7 @@ from lmlab.models.attention import Attention
 from lmlab.models.layers import RMSNorm, SwiGLU
 from lmlab.models.mamba2 import Mamba2
 
-SCANNED = 6  # equal blocks in a row from which on they are compiled once
+SCANNED = 8  # equal blocks in a row from which on they are compiled once; for fewer, unrolled is as fast to compile
 
 
 def parse_layout(layout):

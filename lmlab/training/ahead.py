@@ -16,7 +16,7 @@ from lmlab import config
 from lmlab.errors import UserError
 from lmlab.kernels.hlo import read
 from lmlab.training.sharding import batch_sharding, check_rows, make_mesh
-from lmlab.training.step import make_init, make_step
+from lmlab.training.step import make_init, make_step, peak_bytes
 
 
 def _step(run, devices):
@@ -116,7 +116,7 @@ def _compile(run, topology, slices, quick):
         "slices": slices,
         "seconds": time.monotonic() - began,
         "fits": True,
-        "needed_bytes": memory.argument_size_in_bytes + fresh + memory.temp_size_in_bytes,
+        "needed_bytes": peak_bytes(compiled),
         "limit_bytes": None,
         "argument_bytes": memory.argument_size_in_bytes,
         "output_bytes": fresh,

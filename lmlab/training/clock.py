@@ -16,7 +16,7 @@ class Clock:
         them one step late, so that the host works while the devices do: what is left here is the time that the host
         had nothing to do, and where it is nearly all, the devices are the bottleneck.
     host: everything else between steps, such as the logging.
-    compile: the first call of the step, with all its tracing and compiling.
+    compile: tracing and compiling the step.
     evaluation, checkpoint: what training waits for them; checkpoints are written in the background.
     """
 

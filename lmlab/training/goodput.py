@@ -1,8 +1,8 @@
 """What share of a run's wall time went into steps that were kept, restarts included.
 
 metrics.jsonl forgets the steps that a kill undid, so that a resumed run's metrics equal those of one that was never
-stopped. Their time is kept here: `times.jsonl` is only ever added to, a line at each start, logged line, evaluation,
-checkpoint, rollback and end, with the seconds of each phase since the line before. So it needs no clean end.
+stopped. Their time is kept here: `times.jsonl` is only ever added to, a line at each start, compilation, logged line,
+evaluation, checkpoint, rollback and end, with the seconds of each phase since the line before. So it needs no clean end.
 """
 
 import json
@@ -68,6 +68,12 @@ def goodput(directory):
     wall = last - _began(lines[0])
     parts = {f"seconds/{part}": round(s, 3) for part, s in seconds.items()}
     return {"goodput": round(seconds["kept"] / max(wall, 1e-9), 4), "seconds": round(wall, 3), **parts}
+
+
+def peak_bytes(directory):
+    """Memory that a step needed on a device when it was last compiled, or None."""
+    lines = [line for line in _read(directory) if line["kind"] == "compiled"]
+    return lines[-1]["peak_bytes"] if lines else None
 
 
 def _began(line):

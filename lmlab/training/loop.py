@@ -9,7 +9,7 @@ import numpy as np
 
 from lmlab.data.bake import bake
 from lmlab.data.batches import TrainBatches
-from lmlab.errors import Interrupted, Stopped, UserError
+from lmlab.errors import Diverged, Interrupted, Stopped
 from lmlab.evaluation.bits_per_byte import BitsPerByte, Data
 from lmlab.kernels.chips import peak_flops
 from lmlab.training import checkpoints, processes
@@ -30,7 +30,7 @@ from lmlab.training.sharding import (
 )
 from lmlab.training.signals import StopSignal
 from lmlab.training.spikes import Refused
-from lmlab.training.step import make_init, make_step
+from lmlab.training.step import make_init, make_step, peak_bytes
 from lmlab.training.totals import Totals
 from lmlab.training.watchdog import Watchdog
 from lmlab.training.writer import MetricsWriter, last_line
@@ -172,7 +172,7 @@ def _train(run, directory, data, mesh, stop, watch, clock, on_metrics, profile, 
                 write("spike", step, line)
                 if line["action"] == "halt":
                     note("halt", step)
-                    raise UserError(refused.sentence(line))
+                    raise Diverged(refused.sentence(line))
                 say(refused.sentence(line))
                 back = line.get("to")
             else:
@@ -212,7 +212,7 @@ def _train(run, directory, data, mesh, stop, watch, clock, on_metrics, profile, 
         note("start", step)
         stop.defer(processes.anywhere())
         stream = batches.iterate(step)
-        calls = "compile"  # what the call of the step is spent on: the first compiles it
+        compiled = None
         clock.enter("host")
         try:
             if not evaluated and _is_due(step, run.evaluate_every, run.steps):
@@ -223,10 +223,13 @@ def _train(run, directory, data, mesh, stop, watch, clock, on_metrics, profile, 
                 with clock("data"):
                     batch = place(next(stream), sharding)
                 watch.wait_for(f"step {step + 1}")
-                named = tracer.before(step + 1)
-                with clock(calls), named:
-                    state, metrics = step_fn(state, batch)
-                step, calls = step + 1, "device"
+                if compiled is None:
+                    with clock("compile"):
+                        compiled = step_fn.lower(state, batch).compile()
+                    note("compiled", step, peak_bytes=peak_bytes(compiled))
+                with tracer.before(step + 1), clock("device"):
+                    state, metrics = compiled(state, batch)
+                step += 1
                 if pending is not None and (back := log(*pending)) is not None:
                     # The step that has just begun is of a state that is given up.
                     step, pending = pending[0], None

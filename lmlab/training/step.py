@@ -134,3 +134,13 @@ def make_step(run, optimizer, mesh, shardings):
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )
+
+
+def peak_bytes(compiled):
+    """Memory of a device that a compiled step needs: its arguments, what of its results does not take their place, and
+    temporaries. None where the backend does not say."""
+    memory = compiled.memory_analysis()
+    if memory is None:
+        return None
+    fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return memory.argument_size_in_bytes + fresh + memory.temp_size_in_bytes

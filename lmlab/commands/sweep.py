@@ -1,0 +1,71 @@
+"""`lmlab sweep`."""
+
+import dataclasses
+import json
+import os
+import sys
+
+from lmlab.commands.common import prepare
+from lmlab.commands.train import train_one
+from lmlab.errors import Diverged, UserError
+
+
+def sweep(args):
+    """`lmlab sweep PAPER FIELD VALUES`: train every arm with each value, look at the validation split, and at no other."""
+    from rich.console import Console
+
+    from lmlab import experiment
+    from lmlab.report.results import load_results
+    from lmlab.report.sweep import view_of
+    from lmlab.report.tables import render_terminal
+    from lmlab.runner import gather_provenance, run_directory
+    from lmlab.training.directory import check, write
+
+    loaded, values = experiment.load(args.name), args.values.split(",")
+    if len(set(values)) < len(values) or len(values) < 2 or not all(map(_is_number, values)):
+        raise UserError(f"A sweep takes two or more different numbers, separated by commas, not {args.values!r}.")
+    shown = {name for table in loaded.tables for name in table.arms}
+    arms, jobs = [arm for arm in loaded.at(args.scale) if arm.name in shown], []
+    for arm in arms:
+        for value in values:
+            changes = [*args.set, f"{args.field}={value}"]
+            run = dataclasses.replace(loaded.resolve(arm.name, args.scale, changes, args.seed), evaluators=())
+            directory = run_directory(args.dir, loaded.name, args.scale, arm.name, args.seed, ["sweep", *changes])
+            check(run, directory)
+            jobs.append((arm.name, value, run, directory))
+    prepare()
+    for i, (arm, value, run, directory) in enumerate(jobs):
+        print(f"[{i + 1}/{len(jobs)}] {loaded.name}/{arm} at {args.scale}, {args.field}={value}", flush=True)
+        try:
+            train_one(run, directory, arm)
+        except Diverged as halt:  # an answer too
+            print(f"lmlab: {halt}", file=sys.stderr)
+    results = load_results([directory for *_, directory in jobs])
+    by_directory = {str(result.directory): result.metrics["validation_bpb"] for result in results}
+    content = {
+        "experiment": loaded.name,
+        "scale": args.scale,
+        "field": args.field,
+        "values": values,
+        "provenance": {
+            "command": f"lmlab sweep {args.name} {args.field} {args.values} --scale {args.scale} --seed {args.seed}"
+            + "".join(f" --set {s}" for s in args.set),
+            **gather_provenance(results),
+        },
+        "validation_bpb": {
+            arm.name: [by_directory.get(directory) for name, *_, directory in jobs if name == arm.name] for arm in arms
+        },
+    }
+    path = os.path.join(args.dir, loaded.name, args.scale, "sweep.json")
+    write(path, json.dumps(content, indent=1))
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(render_terminal(view_of(content, {arm.name: arm.label for arm in arms})))
+    print(f"sweep: {path}")
+
+
+def _is_number(text):
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,37 @@
+"""How fast a trained model writes."""
+
+import dataclasses
+import itertools
+import statistics
+import time
+
+import jax
+import numpy as np
+
+from lmlab.decoding.generate import generate
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """Bytes per second of cached generation behind the first bytes of documents of one split, `rows` at a time, the
+    prompts' prefill included; median of `rounds` after one that compiles. A trained model writes chunks as long as it reads.
+    """
+
+    split: str = "test"
+    rows: int = 16
+    prompt: int = 128  # bytes
+    new: int = 128  # bytes, or as many tokens as stand for so many
+    rounds: int = 3
+
+    def __call__(self, model, params, data):
+        """{"generated_bytes_per_second": over all rows}."""
+        tokenizer = data.baked.tokenizer
+        documents = itertools.islice(itertools.cycle(data.baked.documents(self.split)), self.rows)
+        prompts = [np.concatenate([[tokenizer.bos], tokenizer.encode(d[: self.prompt])]) for d in documents]
+        lengths, new, rates = tokenizer.token_lengths(), round(self.new / tokenizer.bytes_per_token), []
+        for i in range(self.rounds + 1):
+            data.check()
+            began = time.perf_counter()
+            tokens = generate(model, params, prompts, new, -1, jax.random.key(i))
+            rates.append(int(lengths[tokens].sum()) / (time.perf_counter() - began))
+        return {"generated_bytes_per_second": statistics.median(rates[1:])}
