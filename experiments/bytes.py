@@ -64,6 +64,7 @@ LEARNING_RATE = {"smoke": {}, "small": {}, "mid": {}}
 
 # Local and global width, heads, window of local attention; state of Mamba-2.
 WIDTH = {"smoke": (32, 64, 2, 32, 16), "small": (64, 128, 4, 128, 32), "mid": (256, 512, 8, 512, 64)}
+MIDDLE = {"smoke": 64, "small": 96, "mid": 384}  # H-Net's second of three widths; Mamba-2 wants multiples of 32
 POOLED = {"smoke": 24, "small": 48, "mid": 256}  # token pooling's one width: its outer networks see the whole row
 OUTSIDE = {"smoke": "m1", "small": "m1", "mid": "m2"}  # H-Net's encoder and decoder
 
@@ -85,7 +86,7 @@ MAIN = {
     "ebyte": {"smoke": (2, 208), "small": (4, 384), "mid": (6, 1984)},
     "hnet_space": {"smoke": (4, 272), "small": (6, 272), "mid": (8, 1088)},
     "hnet_1stage": {"smoke": (3, 240), "small": (5, 304), "mid": (7, 1216)},
-    "hnet_2stage": {"smoke": (2, 336), "small": (5, 304), "mid": (6, 1344)},
+    "hnet_2stage": {"smoke": (2, 96), "small": (5, 304), "mid": (6, 1344)},
 }
 
 # Chunk slots over the planned number, exact where there is a second. A rule's chunks differ from text to text, and the row
@@ -174,8 +175,8 @@ def aunet_words(scale):
     """AU-Net: words, and pairs of them."""
     D, E, heads, window, _ = WIDTH[scale]
     layers, d_ff = MAIN["aunet_words"][scale]
-    widths, windows = (D, 3 * D // 2, E), (window, window, None)
-    d_ffs, capacity = (2 * D, 3 * D, d_ff), (RULED[scale],) * 2
+    widths, windows = (D, (D + E) // 2, E), (window, window, None)
+    d_ffs, capacity = (2 * D, D + E, d_ff), (RULED[scale],) * 2
     backbone = aunet((1, 1, layers), widths, d_ffs, (heads,) * 3, windows, MARKS[scale], capacity)
     return run(scale, LanguageModel(256, Marked(WordMarker((1, 2)), backbone)), (1.0,) * 3)
 
@@ -203,7 +204,7 @@ def hnet(scale, main, targets, capacity=CAPACITY, chunker=LearnedChunker, **part
     """H-Net: Mamba-2 around chunks, one stage for each of `targets`."""
     D, E, heads, window, d_state = WIDTH[scale]
     layers, d_ff = main[scale]
-    layout, widths = [f"T{layers}"], (D, 3 * D // 2)[: len(targets)]
+    layout, widths = [f"T{layers}"], (D, MIDDLE[scale])[: len(targets)]
     for _ in targets:
         layout = [OUTSIDE[scale], layout, OUTSIDE[scale]]
     backbone = hierarchy(

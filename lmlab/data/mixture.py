@@ -11,8 +11,8 @@ from lmlab.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """One text per folder below `path`, called by the folder's name; None: the prose and the code of Python's standard
-    library.
+    """One text per folder below `path`, called by the folder's name; None: the documentation and the code of Python's
+    standard library.
 
     Of each text `bytes_per_text`, in documents of at most `cut` bytes, taken in an order given by their content.
     """
@@ -26,7 +26,7 @@ class Mixture:
     def _texts(self):
         """{name: corpus}."""
         if self.path is None:
-            return {part: LibraryPart(part=part) for part in ("prose", "code")}
+            return {"code": LibraryPart(part="code"), "english": LibraryPart(part="prose")}
         if not os.path.isdir(self.path):
             raise UserError(f"There is no folder of texts at {self.path}.")
         names = sorted(n for n in os.listdir(self.path) if not n.startswith("."))

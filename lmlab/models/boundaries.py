@@ -14,6 +14,7 @@ from lmlab.kernels.dispatch import shift_right
 from lmlab.kernels.elementwise import linear
 from lmlab.models.chunkers import AtTokens, Routing, segment_starts
 from lmlab.models.layers import normal, parameter
+from lmlab.models.positions import offsets
 
 
 def relaxed_bernoulli(logits, uniform, temperature):
@@ -26,6 +27,14 @@ def binomial_nats(k, n, p):
     """-log P(k successes of n) under Binomial(n, p), for any real k in [0, n]."""
     choices = gammaln(n + 1.0) - gammaln(k + 1.0) - gammaln(n - k + 1.0)
     return -(choices + k * jnp.log(p) + (n - k) * jnp.log1p(-p))
+
+
+def uniform_of(tokens, offset):
+    """A number in (0, 1) that looks drawn, from a token and its offset in its document: float32, of their shape."""
+    x = offset.astype(jnp.uint32) * jnp.uint32(0x9E3779B1) + tokens.astype(jnp.uint32)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):  # the finalizer of MurmurHash3
+        x = (x ^ (x >> shift)) * jnp.uint32(factor)
+    return ((x >> 9).astype(jnp.float32) + 0.5) / (1 << 23)
 
 
 class Separators(AtTokens):
@@ -73,9 +82,9 @@ class BoundaryPredictor(nn.Module):
         """Logits of the predictor in charge, [B, L]."""
         return self.logits(h_BLD)[..., 0]
 
-    def draw(self, logits_BL):
+    def draw(self, logits, tokens, offset):
         """What the threshold is applied to."""
-        return nn.sigmoid(logits_BL)
+        return nn.sigmoid(logits)
 
     def auxiliary(self, start_BL, p_BL, tokens_BL, segment_ids_BL):
         """The chunker's own loss."""
@@ -83,25 +92,26 @@ class BoundaryPredictor(nn.Module):
 
     def __call__(self, h_BLD, tokens_BL, segment_ids_BL):
         """Routing of packed rows."""
-        valid_BL = segment_ids_BL > 0
-        p_BL = jnp.where(valid_BL, self.draw(self.chosen(h_BLD, tokens_BL, segment_ids_BL)), 0.0)
+        valid_BL, first_BL = segment_ids_BL > 0, segment_starts(segment_ids_BL)
+        logits_BL = self.chosen(h_BLD, tokens_BL, segment_ids_BL)
+        p_BL = jnp.where(valid_BL, self.draw(logits_BL, tokens_BL, offsets(first_BL)), 0.0)
         start_BL = p_BL > 0.5
         auxiliary = self.auxiliary(start_BL, p_BL, tokens_BL, segment_ids_BL)
-        return Routing(start_BL | segment_starts(segment_ids_BL), p_BL, auxiliary)
+        return Routing(start_BL | first_BL, p_BL, auxiliary)
 
     @nn.nowrap
     def init_cache(self, batch):
-        """Whether there was a position."""
-        return jnp.zeros(batch, bool)
+        """Positions seen so far."""
+        return jnp.zeros(batch, jnp.int32)
 
     def cache_after(self, h_BLD, tokens_BL, valid_BL):
         """Cache behind right-padded prompts."""
-        return valid_BL[:, 0]
+        return jnp.sum(valid_BL, axis=1, dtype=jnp.int32)
 
     def step(self, h_BD, tokens_B, cache):
         """(start_B, probability_B, cache)."""
-        p_B = nn.sigmoid(self.logits(h_BD)[..., 0])
-        return (p_B > 0.5) | ~cache, p_B, jnp.ones_like(cache)
+        p_B = self.draw(self.logits(h_BD)[..., 0], tokens_B, cache)
+        return (p_B > 0.5) | (cache == 0), p_B, cache + 1
 
     @nn.nowrap
     def flops(self):
@@ -110,11 +120,14 @@ class BoundaryPredictor(nn.Module):
 
 
 class GumbelBoundaries(BoundaryPredictor):
-    """Boundaries that are drawn in training, p_t relaxed at `temperature`, and learn from the model's loss through a pool
-    that passes their gradient on; a binomial prior of mean `prior` keeps their number.
+    """Boundaries that are drawn, p_t relaxed at `temperature`, and learn from the model's loss through a pool that passes
+    their gradient on; a binomial prior of mean `prior` keeps their number.
 
-    In training an objective gives the key "noise"; without one the threshold is applied to p_t itself. The released code
-    draws when it evaluates, too. The prior counts a row's positions without the first of each document.
+    In training an objective gives the key "noise". Without one they are drawn too, as in the released code, but by numbers
+    that follow from the byte and its offset (`uniform_of`): a threshold on p_t itself would leave out every boundary of a
+    predictor that is sure of none, and so give the inner network what it never saw. So a text has one value, whoever
+    computes it, and writing byte by byte draws what reading drew. The prior counts a row's positions without the first of
+    each document.
     """
 
     prior: float = 0.2
@@ -125,13 +138,14 @@ class GumbelBoundaries(BoundaryPredictor):
         """The prior."""
         return (self.prior,)
 
-    def draw(self, logits_BL):
-        """A relaxed sample in training, else p."""
-        if not self.has_rng("noise"):
-            return nn.sigmoid(logits_BL)
-        tiny = jnp.finfo(jnp.float32).eps
-        uniform_BL = jax.random.uniform(self.make_rng("noise"), logits_BL.shape, minval=tiny, maxval=1 - tiny)
-        return relaxed_bernoulli(logits_BL, uniform_BL, self.temperature)
+    def draw(self, logits, tokens, offset):
+        """A relaxed sample."""
+        if self.has_rng("noise"):
+            tiny = jnp.finfo(jnp.float32).eps
+            uniform = jax.random.uniform(self.make_rng("noise"), logits.shape, minval=tiny, maxval=1 - tiny)
+        else:
+            uniform = uniform_of(tokens, offset)
+        return relaxed_bernoulli(logits, uniform, self.temperature)
 
     def auxiliary(self, start_BL, p_BL, tokens_BL, segment_ids_BL):
         """-log Binomial(boundaries; positions, prior) / positions, the mean over rows."""
@@ -200,21 +214,22 @@ class ScriptBoundaries(GumbelBoundaries):
 
     @nn.nowrap
     def init_cache(self, batch):
-        """Whether there was a position, the last byte, and the script so far."""
-        zero = jnp.zeros(batch, jnp.int32)
-        return {"seen": jnp.zeros(batch, bool), "byte": zero, "script": zero}
+        """Positions seen so far, the last byte, and the script so far."""
+        return {name: jnp.zeros(batch, jnp.int32) for name in ("count", "byte", "script")}
 
     def cache_after(self, h_BLD, tokens_BL, valid_BL):
         """Cache behind right-padded prompts."""
         last_B1 = jnp.maximum(jnp.sum(valid_BL, axis=1, keepdims=True) - 1, 0)
         scripts_BL = running_script(tokens_BL, valid_BL.astype(jnp.int32))
         at = lambda x_BL: jnp.take_along_axis(x_BL, last_B1, axis=1)[:, 0]  # noqa: E731
-        return {"seen": valid_BL[:, 0], "byte": at(tokens_BL), "script": at(scripts_BL)}
+        count_B = super().cache_after(h_BLD, tokens_BL, valid_BL)
+        return {"count": count_B, "byte": at(tokens_BL), "script": at(scripts_BL)}
 
     def step(self, h_BD, tokens_B, cache):
         """(start_B, probability_B, cache)."""
         told_B = script_of(tokens_B, cache["byte"])
         script_B = jnp.where(told_B >= 0, told_B, cache["script"])
-        p_B = nn.sigmoid(jnp.take_along_axis(self.logits(h_BD), script_B[:, None], axis=-1)[:, 0])
-        seen = {"seen": jnp.ones_like(cache["seen"]), "byte": tokens_B, "script": script_B}
-        return (p_B > 0.5) | ~cache["seen"], p_B, seen
+        logits_B = jnp.take_along_axis(self.logits(h_BD), script_B[:, None], axis=-1)[:, 0]
+        p_B = self.draw(logits_B, tokens_B, cache["count"])
+        seen = {"count": cache["count"] + 1, "byte": tokens_B, "script": script_B}
+        return (p_B > 0.5) | (cache["count"] == 0), p_B, seen

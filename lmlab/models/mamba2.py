@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lmlab.errors import UserError
 from lmlab.kernels.convolution import causal_conv_state, causal_conv_step
 from lmlab.kernels.dispatch import causal_conv_silu, ssd
 from lmlab.kernels.elementwise import linear, rms_norm
@@ -52,6 +53,8 @@ class Mamba2(nn.Module):
 
     def setup(self):
         D, E, N, H, K = self.d_model, self.d_inner, self.d_state, self.n_heads, self.d_conv
+        if E % self.head_dim:
+            raise UserError(f"Mamba-2's inner width {E} (of width {D}) is no multiple of its heads' {self.head_dim}.")
         conv = _uniform(K**-0.5)  # PyTorch's default for a depthwise Conv1d, which the original keeps
         ones = nn.initializers.ones
         self.in_proj = parameter(self, "in_proj", normal(0.02), (D, 2 * E + 2 * N + H), ("embed", "inner"))

@@ -69,9 +69,9 @@ def test_a_folder_without_folders_is_no_mixture(tmp_path):
         list(Mixture(str(tmp_path)).documents())
 
 
-def test_without_a_path_the_texts_are_prose_and_code_of_the_library():
+def test_without_a_path_the_texts_are_documentation_and_code_of_the_library():
     documents = list(Mixture(None, 200_000).documents())
-    assert {d.text for d in documents} == {"prose", "code"}
+    assert {d.text for d in documents} == {"english", "code"}
 
 
 def test_its_name_follows_every_text(folder, tmp_path):

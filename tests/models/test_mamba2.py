@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lmlab.errors import UserError
 from lmlab.models.mamba2 import Mamba2
 from tests.paths import fixture
 
@@ -145,3 +146,8 @@ def test_compute_follows_the_weights_dtype(small):
     assert y.dtype == jnp.bfloat16
     expected = apply(mixer, params, x, None)
     assert jnp.linalg.norm(y - expected) < 0.05 * jnp.linalg.norm(expected)
+
+
+def test_a_width_that_no_whole_number_of_heads_fills_is_one_sentence():
+    with pytest.raises(UserError, match="inner width 96 .of width 48. is no multiple of its heads' 64"):
+        Mamba2(48).init(jax.random.key(0), jnp.zeros((1, 8, 48)), jnp.ones((1, 8), jnp.int32))
