@@ -50,8 +50,8 @@ PAPER = Paper(
     title="Byte architectures side by side",
     year=2026,
     url="this code base",
-    claim="None: the papers each compare with two or three others, at their own sizes, texts and recipes. This is all of "
-    "them at equal FLOPs per byte.",
+    claim="Each paper compares its architecture with two or three others, at sizes, on texts and by recipes of its own; "
+    "here all of them read the same bytes, at equal FLOPs per byte.",
 )
 
 SETUPS = {

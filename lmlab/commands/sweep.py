@@ -5,7 +5,7 @@ import json
 import os
 import sys
 
-from lmlab.commands.common import prepare
+from lmlab.commands.common import changes_of, prepare
 from lmlab.commands.train import train_one
 from lmlab.errors import Diverged, UserError
 
@@ -28,9 +28,10 @@ def sweep(args):
     arms, jobs = [arm for arm in loaded.at(args.scale) if arm.name in shown], []
     for arm in arms:
         for value in values:
-            changes = [*args.set, f"{args.field}={value}"]
-            run = dataclasses.replace(loaded.resolve(arm.name, args.scale, changes, args.seed), evaluators=())
-            directory = run_directory(args.dir, loaded.name, args.scale, arm.name, args.seed, ["sweep", *changes])
+            setting = f"{args.field}={value}"
+            run = loaded.resolve(arm.name, args.scale, [*args.set, setting], args.seed, args.corpus)
+            run, changes = dataclasses.replace(run, evaluators=()), ["sweep", *changes_of(args), setting]
+            directory = run_directory(args.dir, loaded.name, args.scale, arm.name, args.seed, changes)
             check(run, directory)
             jobs.append((arm.name, value, run, directory))
     prepare()
@@ -41,6 +42,8 @@ def sweep(args):
         except Diverged as halt:  # an answer too
             print(f"lmlab: {halt}", file=sys.stderr)
     results = load_results([directory for *_, directory in jobs])
+    if not results:
+        raise UserError(f"Every training of this sweep of {args.field} diverged.")
     by_directory = {str(result.directory): result.metrics["validation_bpb"] for result in results}
     content = {
         "experiment": loaded.name,
@@ -49,6 +52,7 @@ def sweep(args):
         "values": values,
         "provenance": {
             "command": f"lmlab sweep {args.name} {args.field} {args.values} --scale {args.scale} --seed {args.seed}"
+            + (f" --corpus {args.corpus}" if args.corpus else "")
             + "".join(f" --set {s}" for s in args.set),
             **gather_provenance(results),
         },
