@@ -107,10 +107,11 @@ MISSPELT = Table(
         Column("clean_bpb", "Clean", "bits per hidden byte", "lower", 3),
         Column("misspelt_bpb", "Misspelt", "bits per hidden byte", "lower", 3),
         Column("bits_cost", "Cost", "bits per hidden byte", "lower", 3),
-        Column("restored", "Restored", "% of misspelt tokens", "higher", 1),
+        Column("restored", "Restored", "% of lost tokens", "higher", 1),
     ),
     source="arXiv 2011.01513 reports question answering, tagging and classification; its tables were not to be had",
-    note="The same words are hidden for every arm; of the others, 30% are misspelt.",
+    note="The same words are hidden for every arm; of the others, 30% are misspelt. Restored: of their tokens, those in "
+    "whose place another one is read.",
 )
 
 ROBUSTNESS = Table(

@@ -23,7 +23,7 @@ class Misspellings:
     def __call__(self, model, params, data):
         """{"clean_accuracy", "misspelt_accuracy": % of the hidden words' tokens that the model holds for likeliest;
         "clean_bpb", "misspelt_bpb": bits per hidden byte; "accuracy_cost", "bits_cost": of the misspellings; and of a
-        model that was trained to, "restored": % of the misspelt words' tokens}."""
+        model that was trained to, "restored": % of the misspelt words' tokens that are not still there}."""
         documents = list(data.baked.documents(self.split))
         share = max(1, self.max_bytes // len(documents))
         stream = stream_of([document[:share] for document in documents], data.baked.tokenizer)
@@ -38,7 +38,8 @@ class Misspellings:
 
             def see(batch, scores):
                 asked_BL, hidden_BL = batch["weights"] > 0, batch["target_bytes"] > 0
-                misspelt_BL, right_BL = asked_BL & ~hidden_BL, scores.best_BL == batch["targets"]
+                misspelt_BL = asked_BL & ~hidden_BL & (batch["tokens"] != batch["targets"])
+                right_BL = scores.best_BL == batch["targets"]
                 sums[:2] += (right_BL & hidden_BL).sum(), hidden_BL.sum()
                 sums[2:4] += (right_BL & misspelt_BL).sum(), misspelt_BL.sum()
                 sums[4:] += scores.nats_BL[hidden_BL].sum(dtype=np.float64), batch["target_bytes"].sum()
