@@ -15,8 +15,8 @@ a hidden chunk, and more than the mean of the chunks around it? Not measured in 
 the encoder of chunks, per byte of hidden words, and the same for all arms but for the length of the chunks.
 
 The paper's chunk vectors come from a frozen sentence encoder (MiniLM). Here a small encoder of bytes is trained beside
-the upper transformer, on hidden words within a chunk, and a chunk's vector is the mean of its states; what is asked of
-the vectors never moves it, but while it learns, the vectors move. All hidden vectors are replaced by one mask; of the
+the upper transformer, on hidden words within a chunk, and a chunk's vector is the mean of its states, with no word
+hidden; what is asked of the vectors never moves it, but while it learns, the vectors move. All hidden vectors are replaced by one mask; of the
 authors' code (BERT's 80/10/10 of replaced, exchanged and kept ones) that is the other choice. The arms differ in the
 loss, or in the length of chunks.
 
@@ -48,14 +48,14 @@ PAPER = Paper(
 
 SETUPS = {
     "smoke": Setup(StandardLibrary(4_000_000), 160_000, 4096, 512, 512, 3e-3, 20_000),
-    "small": Setup(StandardLibrary(validation=0.005, test=0.03), 4_000_000, 16_384, 2048, 2048, 3e-3, 40_000),
+    "small": Setup(StandardLibrary(validation=0.005, test=0.03), 4_000_000, 8192, 2048, 2048, 3e-3, 40_000),
     "paper": Setup(StandardLibrary(), 26_250 * 2**26, 2**26, 2**19, 2**19, 1e-4, 1_000_000, "bfloat16"),
 }
 CHUNK = {"smoke": 32, "small": 64, "paper": 1024}  # bytes
 PIECE = {"smoke": 16, "small": 16, "paper": 128}  # chunks of what is compared; half as long chunks are twice as many
 SHAPES = {  # width, heads; layers and MLP of the encoder of chunks; of the transformer above
     "smoke": (64, 4, (1, 128), (2, 128)),
-    "small": (128, 4, (2, 256), (4, 384)),
+    "small": (96, 4, (2, 192), (2, 256)),
     "paper": (384, 12, (6, 1024), (6, 1024)),
 }
 

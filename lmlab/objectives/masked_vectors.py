@@ -23,13 +23,16 @@ class MaskedVectors:
     squared: bool = False  # x^2 / 2 everywhere in place of smooth L1
 
     def __call__(self, model, params, batch, key):
-        """Returns (sum of loss, sum of weights, metrics); see `NextToken`. "vectors" in the metrics is the distance."""
-        output = forward(model, params, batch, key)
+        """Returns (sum of loss, sum of weights, metrics); see `NextToken`. The targets of a batch are the whole text, whose
+        chunks have the vectors. "vectors" in the metrics is the distance."""
+        clean = batch["targets"], batch["segment_ids"]
+        found = model.apply(params, *clean, method="hidden_vectors", rngs={"noise": key})
+        output = forward(model, params, batch)
         weight = jnp.sum(batch["weights"])
         nats = jnp.sum(softmax_cross_entropy(output.logits, batch["targets"]) * batch["weights"])
-        x_BCD = output.predicted - output.vectors
+        x_BCD = found.predicted_BCD - found.vectors_BCD
         distance_BC = jnp.mean(0.5 * x_BCD * x_BCD if self.squared else smooth_l1(x_BCD), axis=-1)
-        distance, hidden = jnp.sum(distance_BC * output.hidden), jnp.sum(output.hidden).astype(jnp.float32)
+        distance, hidden = jnp.sum(distance_BC * found.hidden_BC), jnp.sum(found.hidden_BC).astype(jnp.float32)
         metrics = {"nats": nats, "targets": weight, "target_bytes": jnp.sum(batch["target_bytes"])}
         loss = nats + distance / jnp.maximum(1, hidden) * weight
         return loss, weight, metrics | {"vectors": distance, "vectors_of": hidden}

@@ -57,11 +57,28 @@ def test_a_hidden_vector_is_predicted_from_the_seen_ones_of_its_document_alone(m
     assert seen.tolist() == [[False, False, False, True, False, True], [False] * 6]
 
 
-def test_each_loss_trains_its_own_part_and_counts_hidden_positions_only(made):
-    model, params, tokens = made
+def batch_of(tokens):
     weights = (np.random.default_rng(2).random(SEGMENTS.shape) < 0.3) * (SEGMENTS > 0)
-    batch = {"tokens": tokens, "segment_ids": SEGMENTS, "targets": tokens, "weights": weights.astype(np.float32)}
-    batch["target_bytes"] = weights.astype(np.int32)
+    batch = {"tokens": np.where(weights, 256, tokens), "segment_ids": SEGMENTS, "targets": tokens}
+    return batch | {"weights": weights.astype(np.float32), "target_bytes": weights.astype(np.int32)}
+
+
+def test_the_loss_is_of_hidden_words_and_of_hidden_vectors_of_the_whole_text(made):
+    model, params, tokens = made
+    batch, key = batch_of(tokens), jax.random.key(0)
+    loss, weight, metrics = jax.jit(lambda: MaskedVectors()(model, params, batch, key))()
+    log_p = jax.nn.log_softmax(model.apply(params, batch["tokens"], SEGMENTS).logits)
+    nats = -sum(log_p[r, t, tokens[r, t]] for r, t in np.argwhere(batch["weights"]))
+    v, predicted, hidden = model.apply(params, tokens, SEGMENTS, method="hidden_vectors", rngs={"noise": key})
+    distances = [smooth_l1(predicted[r, c] - v[r, c]).mean() for r, c in np.argwhere(hidden)]
+    assert len(distances) == 2 == metrics["vectors_of"] and weight == batch["weights"].sum()
+    np.testing.assert_allclose(metrics["nats"], nats, rtol=1e-4)
+    np.testing.assert_allclose(loss, nats + np.mean(distances) * weight, rtol=1e-4)
+
+
+def test_each_loss_trains_its_own_part(made):
+    model, params, tokens = made
+    batch = batch_of(tokens)
 
     @jax.jit
     def gradient(params, batch, key):
@@ -73,18 +90,16 @@ def test_each_loss_trains_its_own_part_and_counts_hidden_positions_only(made):
     for name in ("encoder", "embedding", "head"):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), both[name], other[name])
     assert (np.abs(np.asarray(both["out2"]) - other["out2"]) > 1e-4).any()
-    moved = batch | {"targets": np.where(weights, tokens, 5)}
-    jax.tree.map(np.testing.assert_array_equal, both, gradient(params, moved, jax.random.key(0)))
 
 
 def test_every_row_hides_its_share_of_chunks_and_no_padding(made):
     model, params, tokens = made
     for share, count in ((0.15, 1), (0.5, 3)):
-        apply = model.clone(share=share).apply
-        drawn = [apply(params, tokens, SEGMENTS, rngs={"noise": jax.random.key(k)}).hidden for k in range(8)]
+        model = model.clone(share=share)
+        draw = jax.jit(lambda key: model.apply(params, tokens, SEGMENTS, method="hidden_vectors", rngs={"noise": key})[2])
+        drawn = [draw(jax.random.key(k)) for k in range(8)]
         assert (np.asarray(drawn).sum(-1) == count).all() and not np.asarray(drawn)[:, 1, 5].any()
         assert np.asarray(drawn).any(0)[CHUNKS > 0].sum() > 4
-    assert not model.apply(params, tokens, SEGMENTS).hidden.any()
 
 
 def test_smooth_l1_is_square_near_and_straight_far():
