@@ -81,10 +81,7 @@ class MaskedWindows:
         for row, index in enumerate(np.asarray(indices, np.int64)):
             if index >= 0:
                 rng = np.random.default_rng((EVALUATION, int(index)) if draws is None else draws[row])
-                first, last = np.searchsorted(self._marks, [index * L, index * L + L])
-                special_L = np.zeros(L, bool)
-                special_L[self._marks[first:last] - index * L] = True
-                hidden_BL[row] = self._hidden(ids_BL[row], special_L, rng)
+                hidden_BL[row] = self._hidden(ids_BL[row], self._special(index, L), rng)
         hidden_BL &= batch["segment_ids"] > 0
         return {
             "tokens": np.where(hidden_BL, self._mask, ids_BL),
@@ -94,11 +91,22 @@ class MaskedWindows:
             "target_bytes": np.where(hidden_BL, self._lengths[ids_BL], 0),
         }
 
-    def _hidden(self, ids_L, special_L, rng):
-        """Which tokens of a row are hidden."""
+    def _special(self, index, L):
+        """Which tokens of a window are BOS or EOS."""
+        first, last = np.searchsorted(self._marks, [index * L, index * L + L])
+        special_L = np.zeros(L, bool)
+        special_L[self._marks[first:last] - index * L] = True
+        return special_L
+
+    def _words(self, ids_L, special_L):
+        """Number of the word that each token is of, rising; what is never hidden is a word of its own."""
         cut_L = special_L | self._begins[ids_L]
         cut_L[1:] |= special_L[:-1] | self._ends[ids_L[:-1]]
-        word_L = np.cumsum(cut_L)
+        return np.cumsum(cut_L)
+
+    def _hidden(self, ids_L, special_L, rng):
+        """Which tokens of a row are hidden."""
+        word_L = self._words(ids_L, special_L)
         chosen = rng.random(word_L[-1] + 1) < self._share
         return chosen[word_L] & ~self._blank[ids_L] & ~special_L
 

@@ -24,6 +24,8 @@ UNMATCHED = {  # not matched in FLOPs per byte as they are counted here: mostly 
     *(("hat", arm, "paper") for arm in ("hat_space", "hat_8_bytes")),
     *(("ebyte", arm, "paper") for arm in ("bpe_transformer", "ebyte")),
     ("byte2word", "byte2word", "paper"),
+    *(("charbert", arm, "paper") for arm in ("charbert_clean", "charbert")),
+    ("nextlevelbert", "short_chunks", "paper"),
     *(("hlm", arm, "paper") for arm in ("byte_encoder", "hlm")),
     *(("hnet_dna", arm, "paper") for arm in ("transformer", "hnet_transformer", "hnet_mamba2")),
     *(("byt5", arm, "paper") for arm in ("mt5", "byt5_span3", "byt5_balanced")),

@@ -1,0 +1,99 @@
+"""Vectors of long texts: do they tell documents apart, and is more than the mean vector predicted of what is hidden?"""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmlab.errors import UserError
+from lmlab.evaluation.scoring import on_host
+from lmlab.kernels.dispatch import compiled_for, mesh_of
+
+EVERY = 7  # of the chunks one is hidden, about the 15% of training
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _read(model, mesh, params, batch):
+    """(vectors of the chunks, states above them with all seen, vectors predicted of the hidden ones)."""
+
+    def read(model, tokens_BL, segment_ids_BL, hidden_BC):
+        _, v_BCD, segment_BC = model.chunks_of(tokens_BL, segment_ids_BL)
+        seen, _ = model.read(v_BCD, jnp.zeros_like(hidden_BC, bool), segment_BC)
+        return v_BCD, seen, model.read(v_BCD, hidden_BC > 0, segment_BC)[1]
+
+    with compiled_for(mesh, whole_rows=True):
+        return model.apply(params, batch["tokens"], batch["segment_ids"], batch["hidden"], method=read)
+
+
+def nearest_is_alike(x_ND, document_N):
+    """% of the rows whose nearest other row, by the cosine of what they are beyond the mean row, is of the same
+    document."""
+    x_ND = x_ND - x_ND.mean(axis=0)
+    x_ND = x_ND / np.maximum(np.linalg.norm(x_ND, axis=1, keepdims=True), 1e-9)
+    cosine_NN = x_ND @ x_ND.T
+    np.fill_diagonal(cosine_NN, -np.inf)
+    return 100 * float(np.mean(document_N[cosine_NN.argmax(axis=1)] == document_N))
+
+
+def explained(v_ND, predicted_ND, mean_D):
+    """Share of the variance of v around the mean that a prediction explains: 0 for the mean itself, 1 for v."""
+    return 1 - float(np.sum((v_ND - predicted_ND) ** 2) / np.sum((v_ND - mean_D) ** 2))
+
+
+@dataclasses.dataclass(frozen=True)
+class DocumentVectors:
+    """Of a `NextLevel` model, on clean pieces of `chunks` chunks each: the first `pieces` of every document of a split
+    that has two of them."""
+
+    split: str = "test"
+    chunks: int = 16
+    pieces: int = 4
+
+    def __call__(self, model, params, data):
+        """Retrieval, % of the pieces whose nearest other piece is of the same document: {"same_document": by the mean
+        of the upper transformer's states, "same_document/mean_pooling": by that of the chunks' vectors it reads,
+        "same_document/tokens": by the counts of the tokens, "same_document/chance"}. Prediction of hidden vectors:
+        {"explained": share of their variance, "explained/neighbours": by the mean of the seen chunks of the same piece,
+        "spread": variance of the predictions over that of the vectors, 0 where all are the mean}. UserError for a split
+        in which no two documents have two pieces.
+        """
+        ids_NL, document_N = self._pieces(data.baked, model.chunk)
+        hidden_NC = (np.arange(self.chunks) + np.arange(len(ids_NL))[:, None]) % EVERY == 0
+        v, seen, predicted = [], [], []
+        for first in range(0, len(ids_NL), data.batch_size):
+            data.check()
+            rows = np.arange(first, first + data.batch_size)
+            real, rows = rows < len(ids_NL), np.minimum(rows, len(ids_NL) - 1)
+            tokens_BL = ids_NL[rows]
+            batch = {"tokens": tokens_BL, "segment_ids": np.ones_like(tokens_BL), "hidden": np.int32(hidden_NC[rows])}
+            read = _read(model, mesh_of(params), params, data.place(batch))
+            for found, x in zip((v, seen, predicted), read, strict=True):
+                found.append(on_host(x)[real].astype(np.float64))
+        v, seen, predicted = (np.concatenate(x) for x in (v, seen, predicted))
+        near = np.where(hidden_NC[..., None], 0, v).sum(axis=1, keepdims=True) / (~hidden_NC).sum(axis=1)[:, None, None]
+        target, mean = v[hidden_NC], v.mean(axis=(0, 1))
+        counts = np.stack([np.bincount(row, minlength=model.vocab_size) for row in ids_NL]).astype(np.float64)
+        _, sizes = np.unique(document_N, return_counts=True)
+        return {
+            "same_document": nearest_is_alike(seen.mean(axis=1), document_N),
+            "same_document/mean_pooling": nearest_is_alike(v.mean(axis=1), document_N),
+            "same_document/tokens": nearest_is_alike(counts, document_N),
+            "same_document/chance": 100 * float(np.sum(sizes * (sizes - 1)) / (len(ids_NL) * (len(ids_NL) - 1))),
+            "explained": explained(target, predicted[hidden_NC], mean),
+            "explained/neighbours": explained(target, np.broadcast_to(near, v.shape)[hidden_NC], mean),
+            "spread": float(predicted[hidden_NC].var(axis=0).sum() / target.var(axis=0).sum()),
+        }
+
+    def _pieces(self, baked, chunk):
+        """(ids int32 [N, chunks * chunk], number of the document [N])."""
+        size, found = self.chunks * chunk, []
+        for number, document in enumerate(baked.documents(self.split)):
+            ids = baked.tokenizer.encode(document)
+            count = min(self.pieces, len(ids) // size)
+            if count > 1:
+                found += [(ids[i * size : (i + 1) * size], number) for i in range(count)]
+        if len({number for _, number in found}) < 2:
+            raise UserError(f"No two {self.split} documents have two pieces of {size} tokens to find one another.")
+        return np.stack([ids for ids, _ in found]).astype(np.int32), np.array([number for _, number in found])

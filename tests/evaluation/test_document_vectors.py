@@ -1,0 +1,52 @@
+"""Vectors of documents: what the measures say of predictions that are known."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from lmlab.data.bake import bake
+from lmlab.data.masked_words import MaskedWords
+from lmlab.errors import UserError
+from lmlab.evaluation.bits_per_byte import Data
+from lmlab.evaluation.document_vectors import DocumentVectors, explained, nearest_is_alike
+from lmlab.models.language_model import init
+from lmlab.models.next_level import next_level
+from lmlab.text.bytes import ByteTokenizer
+from tests.training import tiny
+
+
+def test_the_mean_explains_nothing_and_the_vectors_all():
+    v = np.random.default_rng(0).normal(size=(50, 8)) + 3
+    mean = v.mean(axis=0)
+    assert explained(v, np.broadcast_to(mean, v.shape), mean) == 0
+    assert explained(v, v, mean) == 1
+    assert explained(v, np.zeros_like(v), mean) < 0
+    assert 0.7 < explained(v, (v + mean) / 2, mean) < 0.8
+
+
+def test_pieces_are_found_by_what_they_are_beyond_the_mean():
+    rng = np.random.default_rng(0)
+    document = np.repeat(np.arange(10), 3)
+    own = rng.normal(size=(10, 16))[document] + 0.01 * rng.normal(size=(30, 16)) + 100
+    assert nearest_is_alike(own, document) == 100
+    assert nearest_is_alike(rng.normal(size=(30, 16)), document) < 40
+
+
+def test_a_model_that_predicts_one_vector_has_no_spread(tmp_path):
+    model = next_level(ByteTokenizer(), 8, 16, 2, (1, 16), (1, 16))
+    params = jax.jit(lambda key: init(model, key))(jax.random.key(0))
+    baked = bake(tiny.corpus(tmp_path), ByteTokenizer(), str(tmp_path / "cache"))
+    data = Data(baked, 64, 4, MaskedWords())
+    evaluator = DocumentVectors("train", 8, 3)
+    found = evaluator(model, params, data)
+    assert np.isfinite(list(found.values())).all() and found["spread"] > 0
+    assert 0 <= found["same_document"] <= 100 and 0 < found["same_document/chance"] < 20
+    fixed = {"params": params["params"] | {"out2": 0 * params["params"]["out2"]}}
+    collapsed = evaluator(model, fixed, data)
+    assert collapsed["spread"] == 0 and collapsed["explained"] <= 0
+    for name in ("same_document", "same_document/mean_pooling", "explained/neighbours"):
+        assert collapsed[name] == found[name]
+    with pytest.raises(UserError, match="No two train documents"):
+        dataclasses.replace(evaluator, chunks=10_000)(model, params, data)
