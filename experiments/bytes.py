@@ -5,7 +5,7 @@ DNA), at equal FLOPs per byte, with one optimizer, schedule and batch, at the le
 best for it on the validation split; and each is scored text by text, perturbed, and by what it costs.
 
     lmlab table bytes --scale smoke
-    lmlab sweep bytes optimizer.learning_rate 2e-3,4e-3,8e-3 --scale small --set corpus.path=FOLDER
+    lmlab sweep bytes optimizer.learning_rate 4e-3,8e-3,1.6e-2 --scale small --set corpus.path=FOLDER
     lmlab table bytes --scale small --seeds 0,1,2 --set corpus.path=FOLDER
     lmlab table bytes --scale mid --set corpus.path=FOLDER --set mesh.data=-1      on one accelerator or more
 

@@ -39,6 +39,7 @@ hnet = tiny.run(folder, steps=3, evaluate_every=3, checkpoint_every=3, log_every
 hnet = dataclasses.replace(hnet, model=hnet.model.clone(backbone=hnet.model.backbone.clone(capacity=(0.6, 1.2))))
 short = tiny.plain(folder, steps=2, evaluate_every=2, checkpoint_every=2, log_every=1)
 spans = dataclasses.replace(short, model=t5(272, (1, 1), 16, 32, 2, 8), corruption=SpanCorruption(mean_span=3.0))
+second = dataclasses.replace(short, after=dataclasses.replace(short, seed=1))
 
 def train(name, stop_at=None, run=run, act=lambda: os.kill(os.getpid(), signal.SIGTERM)):
     place, calls = loop.place, []
@@ -62,6 +63,7 @@ ALONE = COMMON + """
 np.savez(folder / "whole.npz", **train("whole"))
 np.savez(folder / "hnet.npz", **train("hnet", run=hnet))
 np.savez(folder / "spans.npz", **train("spans", run=spans))
+np.savez(folder / "second.npz", **train("second", run=second))
 train("parts", stop_at=3)
 sys.stdin.readline()
 np.savez(folder / "parts.npz", **train("parts"))
@@ -76,6 +78,7 @@ assert (result is None) == (me == 1)
 assert train("parts", stop_at=2 if me == 1 else None) is None  # only one of the two is asked to stop
 np.savez(folder / f"hnet{me}.npz", **train("hnet_pair", run=hnet))
 np.savez(folder / f"spans{me}.npz", **train("spans_pair", run=spans))
+np.savez(folder / f"second{me}.npz", **train("second_pair", run=second))
 
 shared, loop.shared = loop.shared, functools.partial(loop.shared, patience=0.5)
 assert train(f"apart{me}") is None
@@ -161,9 +164,10 @@ def test_two_processes_equal_one(outcome):
     assert metrics(folder / "parts") == metrics(folder / "pair") == metrics(folder / "whole")
 
 
-@pytest.mark.parametrize("name", ["hnet", "spans"])
-def test_two_processes_equal_one_for_other_models(name, outcome):
-    """A hierarchy, whose capacity depends on the rows of both, and one whose sources and targets differ in length."""
+@pytest.mark.parametrize("name", ["hnet", "spans", "second"])
+def test_two_processes_equal_one_for_other_runs(name, outcome):
+    """A hierarchy, whose capacity depends on the rows of both; a model whose sources and targets differ in length; a run
+    that goes on from the parameters of another."""
     folder = outcome[0]
     alone = np.load(folder / f"{name}.npz")
     for process in (0, 1):
