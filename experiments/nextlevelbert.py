@@ -16,9 +16,9 @@ the encoder of chunks, per byte of hidden words, and the same for all arms but f
 
 The paper's chunk vectors come from a frozen sentence encoder (MiniLM). Here a small encoder of bytes is trained beside
 the upper transformer, on hidden words within a chunk, and a chunk's vector is the mean of its states, with no word
-hidden; what is asked of the vectors never moves it, but while it learns, the vectors move. All hidden vectors are replaced by one mask; of the
-authors' code (BERT's 80/10/10 of replaced, exchanged and kept ones) that is the other choice. The arms differ in the
-loss, or in the length of chunks.
+hidden; what is asked of the vectors never moves it, but while it learns, the vectors move. All hidden vectors are
+replaced by one mask; of the authors' code (BERT's 80/10/10 of replaced, exchanged and kept ones) that is the other
+choice. The arms differ in the loss, or in the length of chunks.
 
 At paper scale both encoders are of MiniLM-L6's size, with a gated MLP of two thirds of the width; a chunk of 256 tokens
 is 1,024 bytes here, a document 512 chunks. Steps, rate and rows (two of 64, accumulated) are those of the authors'

@@ -12,7 +12,8 @@ The arms differ in where segments end: nowhere (all layers see bytes), at every 
 model's own prediction grows uncertain or where a Unigram tokenizer of the corpus cuts (a predictor is taught either),
 or where a predictor draws it (Gumbel: a relaxed Bernoulli sample with a straight-through threshold and a binomial
 prior). Three things differ from the released code by intent: a taught predictor's probability is not put through a
-second sigmoid; boundaries are drawn in training only; there is no dropout.
+second sigmoid; what evaluation draws follows from the text, so that its bits per byte are those of one fixed draw; there
+is no dropout.
 """
 
 from lmlab.comparison import Setup

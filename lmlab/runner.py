@@ -55,23 +55,25 @@ def run_arm(run, directory, arm, on_metrics=lambda step, values: None, profile=N
 
 def _write_result(run, directory, arm, params, data, metrics):
     from lmlab.training.directory import commits, write
-    from lmlab.training.goodput import peak_bytes
+    from lmlab.training.goodput import planned_bytes
 
     train_lines, evaluations = read_metrics(directory)
     last = train_lines[-1]
     nominal = 1.0 / run.tokenizer.bytes_per_token
     metrics |= {
         "validation_bpb": evaluations[-1]["bpb"],
+        "useful": last["useful_flops"] / last["flops"],
         "computed": last["computed_flops"] / last["flops"],
         "bytes_per_second": float(np.median([line["bytes_per_second"] for line in train_lines])),
         "steps_per_second": float(np.median([line["steps_per_second"] for line in train_lines])),
     }
-    if peak := peak_bytes(directory):
-        metrics["step_megabytes"] = peak / 1e6
+    if planned := planned_bytes(directory):
+        metrics["step_megabytes"] = planned / 1e6
     if "bytes_per_token" in metrics:
         metrics["mflops_per_byte"] = measured_flops_per_byte(run, metrics) / 1e6
     metrics |= {k: v for k, v in last.items() if k.endswith(("/F", "/G", "/overflow", "/filled"))}
-    passages = look(run, params, data) if run.corruption.continues else []
+    # Who asks for no evaluation is not shown anything either.
+    passages = look(run, params, data) if run.corruption.continues and run.evaluators else []
     result = {
         "arm": arm,
         "seed": run.seed,

@@ -28,8 +28,11 @@ def test_every_arm_with_every_value(tmp_path, monkeypatch, capsys):
     arms = (Arm("narrow", "Narrow", tiny(8)), Arm("wide", "Wide", tiny(16)), Arm("hidden", "Hidden", tiny(8)))
     paper = Experiment(Paper("Title", 2026, "", ""), ("smoke",), arms, (Table("t", "T", ("narrow", "wide"), ()),), "wide", "p")
     monkeypatch.setattr(experiment, "load", lambda name: paper)
-    main(["sweep", "p", "optimizer.learning_rate", "1e-9,1e-2,1e3", "--dir", str(tmp_path)])
-    swept = json.loads((tmp_path / "p" / "smoke" / "sweep.json").read_text())
+    monkeypatch.chdir(tmp_path)
+    main(["sweep", "p", "optimizer.learning_rate", "1e-9,1e-2,1e3", "--dir", "./."])
+    (path,) = (tmp_path / "p" / "smoke" / "sweeps").rglob("*.json")
+    assert "optimizer.learning_rate" in str(path)
+    swept = json.loads(path.read_text())
     assert swept["values"] == ["1e-9", "1e-2", "1e3"] and swept["field"] == "optimizer.learning_rate"
     assert set(swept["validation_bpb"]) == {"narrow", "wide"}  # arms of no table are not swept
     for nothing, good, far in swept["validation_bpb"].values():
@@ -41,6 +44,8 @@ def test_every_arm_with_every_value(tmp_path, monkeypatch, capsys):
 
     view = view_of(swept, {"narrow": "Narrow", "wide": "Wide"})
     assert [row.measured["best"].mean for row in view.rows] == [1e-2, 1e-2] and not view.note
+    none = view_of({**swept, "validation_bpb": {"wide": [None, None, None]}}, {"wide": "Wide"})
+    assert "best" not in none.rows[0].measured
     lost = view_of({**swept, "validation_bpb": {"wide": [None, 2.0, 1.5]}}, {"wide": "Wide"})
     assert lost.rows[0].measured["best"].mean == 1e3 and lost.rows[0].measured["1e-9"].mean != lost.rows[0].measured["1e-9"].mean
     edge = view_of({**swept, "validation_bpb": {"wide": [1.0, 2.0, 3.0]}}, {"narrow": "Narrow", "wide": "Wide"})

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 import sys
 
 from lmlab.commands.common import changes_of, prepare
@@ -11,7 +12,7 @@ from lmlab.errors import Diverged, UserError
 
 
 def sweep(args):
-    """`lmlab sweep PAPER FIELD VALUES`: train every arm with each value, look at the validation split, and at no other."""
+    """`lmlab sweep PAPER FIELD VALUES`: train every arm with each value and score the validation split, no other."""
     from rich.console import Console
 
     from lmlab import experiment
@@ -44,7 +45,7 @@ def sweep(args):
     results = load_results([directory for *_, directory in jobs])
     if not results:
         raise UserError(f"Every training of this sweep of {args.field} diverged.")
-    by_directory = {str(result.directory): result.metrics["validation_bpb"] for result in results}
+    by_directory = {result.directory: result.metrics["validation_bpb"] for result in results}
     content = {
         "experiment": loaded.name,
         "scale": args.scale,
@@ -57,10 +58,12 @@ def sweep(args):
             **gather_provenance(results),
         },
         "validation_bpb": {
-            arm.name: [by_directory.get(directory) for name, *_, directory in jobs if name == arm.name] for arm in arms
+            arm.name: [by_directory.get(pathlib.Path(d)) for name, *_, d in jobs if name == arm.name] for arm in arms
         },
     }
-    path = os.path.join(args.dir, loaded.name, args.scale, "sweep.json")
+    root = os.path.join(args.dir, loaded.name, args.scale)
+    path = run_directory(root, "sweeps", "", args.field, args.seed, changes_of(args)) + ".json"
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     write(path, json.dumps(content, indent=1))
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(render_terminal(view_of(content, {arm.name: arm.label for arm in arms})))

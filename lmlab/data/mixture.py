@@ -14,13 +14,15 @@ class Mixture:
     """One text per folder below `path`, called by the folder's name; None: the documentation and the code of Python's
     standard library.
 
-    Of each text `bytes_per_text`, in documents of at most `cut` bytes, taken in an order given by their content.
+    Of each text `bytes_per_text`, in documents of at most `cut` bytes, taken in an order given by their content: the first
+    are for test, the next for validation, so that each split holds equally much of every text. Other cuts of the same file
+    may lie on the other side.
     """
 
     path: str | None = None
     bytes_per_text: int = 4_000_000
     cut: int = 4096
-    validation: float = 0.05  # share of documents
+    validation: float = 0.05  # share of the bytes of each text
     test: float = 0.05
 
     def _texts(self):
@@ -38,16 +40,15 @@ class Mixture:
     def documents(self):
         """Yields every distinct document once, text after text; UserError for a text that is too short."""
         for name, corpus in self._texts().items():
-            # By the reversed hash: its first bytes decide the split, so the plain order would begin with all of test.
-            documents = sorted(
-                unique(cut_documents(corpus.documents(), self.cut)),
-                key=lambda d: hashlib.sha256(d.data).digest()[::-1],
-            )
+            documents = unique(cut_documents(corpus.documents(), self.cut))
             total = 0
-            for document in documents:
-                if total < self.bytes_per_text:
+            for document in sorted(documents, key=lambda d: hashlib.sha256(d.data).digest()):
+                share = total / self.bytes_per_text
+                if share < 1:
+                    held_out = "test" if share < self.test else "validation"
+                    split = held_out if share < self.test + self.validation else "train"
                     total += len(document.data)
-                    yield document._replace(text=name)
+                    yield document._replace(text=name, split=split)
             if total < self.bytes_per_text:
                 raise UserError(
                     f"The text {name!r} has {total:,} distinct bytes; a mixture takes bytes_per_text = "

@@ -30,7 +30,7 @@ def binomial_nats(k, n, p):
 
 
 def uniform_of(tokens, offset):
-    """A number in (0, 1) that looks drawn, from a token and its offset in its document: float32, of their shape."""
+    """A number in (0, 1) that looks drawn, from a token and its offset in its segment: float32, of their shape."""
     x = offset.astype(jnp.uint32) * jnp.uint32(0x9E3779B1) + tokens.astype(jnp.uint32)
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):  # the finalizer of MurmurHash3
         x = (x ^ (x >> shift)) * jnp.uint32(factor)
@@ -125,9 +125,9 @@ class GumbelBoundaries(BoundaryPredictor):
 
     In training an objective gives the key "noise". Without one they are drawn too, as in the released code, but by numbers
     that follow from the byte and its offset (`uniform_of`): a threshold on p_t itself would leave out every boundary of a
-    predictor that is sure of none, and so give the inner network what it never saw. So a text has one value, whoever
-    computes it, and writing byte by byte draws what reading drew. The prior counts a row's positions without the first of
-    each document.
+    predictor that is sure of none, and so give the inner network what it never saw. So a row has one value, whoever
+    computes it, and writing byte by byte draws what reading drew; cut into windows elsewhere, a text is drawn anew. The
+    prior counts a row's positions without the first of each document.
     """
 
     prior: float = 0.2

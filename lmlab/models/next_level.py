@@ -25,8 +25,8 @@ class Hidden(NamedTuple):
 
 
 class NextLevel(nn.Module):
-    """An encoder that names hidden tokens, and a transformer above that predicts hidden chunks. A chunk is `chunk` positions of a row; `encoder` sees one chunk, `upper` the vectors
-    of all chunks of a document.
+    """An encoder that names hidden tokens, and a transformer above that predicts hidden chunks. A chunk is `chunk`
+    positions of a row; `encoder` sees one chunk, `upper` the vectors of all chunks of a document.
 
     A chunk's vector is the mean of its positions' states, made to have mean 0 and variance 1. Where documents meet in a
     chunk it is that of the last of them. The vectors are data to the upper transformer: its loss does not move them.

@@ -16,10 +16,12 @@ def view_of(sweep, labels):
             continue
         bpb = [math.nan if x is None else x for x in sweep["validation_bpb"][arm]]
         best = min(range(len(values)), key=lambda i: (math.isnan(bpb[i]), bpb[i]))
-        if best in (0, len(values) - 1):
-            edges.append(label)
         cells = {value: Summary(x) for value, x in zip(values, bpb, strict=True)}
-        rows.append(Row(arm, label, {}, cells | {"best": Summary(float(values[best]))}))
+        if not math.isnan(bpb[best]):
+            cells["best"] = Summary(float(values[best]))
+            if best in (0, len(values) - 1):
+                edges.append(label)
+        rows.append(Row(arm, label, {}, cells))
     note = "" if not edges else f"The best value is the least or the greatest that was tried for {', '.join(edges)}."
     best = Column("best", "Best", field, None, 5)
     return TableView(f"{field}, one seed", [], [*columns, best], rows, "", note)

@@ -70,8 +70,8 @@ def goodput(directory):
     return {"goodput": round(seconds["kept"] / max(wall, 1e-9), 4), "seconds": round(wall, 3), **parts}
 
 
-def peak_bytes(directory):
-    """Memory that a step needed on a device when it was last compiled, or None."""
+def planned_bytes(directory):
+    """Memory of a device that a step was planned with when it was last compiled, or None."""
     lines = [line for line in _read(directory) if line["kind"] == "compiled"]
     return lines[-1]["peak_bytes"] if lines else None
 

@@ -16,7 +16,7 @@ class Totals:
 
     def __init__(self, directory, start, positions, flops_per_step, peak_flops=None):
         last = last_line(directory, start, "train")
-        self.last = {name: last.get(name, 0) for name in ("bytes", "seconds", "flops", "computed_flops")}
+        self.last = {name: last.get(name, 0) for name in ("bytes", "seconds", "flops", "useful_flops", "computed_flops")}
         self._logged = []  # (step, bytes) of the lines so far whose steps are not undone
         for line in read_lines(directory) if start else []:
             if line["kind"] == "train" and line["step"] <= start:
@@ -63,8 +63,9 @@ class Totals:
         """The logged line of the steps since the last one; None if all of them were refused or undone.
 
         A sum whose counterpart is called <name>_of is logged as their ratio.
-        `flops`: at the planned number of chunks; `computed_flops`: of all slots, filled or not, without what is
-        computed again backward. `utilisation`: planned FLOPs over what the devices could do in bf16 at their peak.
+        `flops`: at the planned number of chunks; `useful_flops`: at the number that there were; `computed_flops`: of all
+        slots, filled or not, without what is computed again backward. `utilisation`: planned FLOPs over what the devices
+        could do in bf16 at their peak.
         """
         s, n = self._sums, self._steps
         if not n:
@@ -81,6 +82,7 @@ class Totals:
         values |= {f"grad_norm/{part}": math.sqrt(s[f"grad_square/{part}"] / n) for part in parts}
         values |= {name: s[name] / max(1.0, s[f"{name}_of"]) for name in s if f"{name}_of" in s}
         stage, ratios, before = 0, [], n * self._positions
+        filled, chunks = [], before
         while f"stage{stage}/starts" in s:
             p = f"stage{stage}/"
             seen = max(1.0, s[p + "positions"])
@@ -91,8 +93,12 @@ class Totals:
             values[p + "filled"] = (s[p + "starts"] - s[p + "overflow"]) / max(1.0, s[p + "slots"])
             ratios.append(before / s[p + "slots"])
             before = s[p + "slots"]
+            kept = max(1.0, s[p + "starts"] - s[p + "overflow"])
+            filled.append(chunks / kept)
+            chunks = kept
             stage += 1
         steps = n + self._refused
+        values["useful_flops"] = self.last["useful_flops"] + steps * self._flops_per_step(tuple(filled))
         values["computed_flops"] = self.last["computed_flops"] + steps * self._flops_per_step(tuple(ratios))
         if self._refused:
             values["refused"] = self._refused

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from lmlab import experiment
 from lmlab.data.bake import bake
-from lmlab.data.corpora import split_of
 from lmlab.data.mixture import Mixture
 from lmlab.errors import UserError
 from lmlab.text.bytes import ByteTokenizer
@@ -38,8 +38,9 @@ def test_baked_splits_know_which_documents_are_of_which_text(folder, tmp_path):
         assert list(texts) == ["digits", "words"]
         assert [d for documents in texts.values() for d in documents] == list(baked.documents(split))
         for name, documents in texts.items():
-            expected = [d.data for d in mixture.documents() if d.text == name and split_of(d.data, 0.2, 0.2) == split]
-            assert documents == expected
+            expected = [d.data for d in mixture.documents() if (d.text, d.split) == (name, split)]
+            share = {"train": 0.6, "validation": 0.2, "test": 0.2}[split]
+            assert documents == expected and abs(sum(map(len, documents)) / 10_000 - share) < 0.06
 
 
 def test_a_corpus_of_one_text_has_no_texts(tmp_path):
@@ -79,3 +80,9 @@ def test_its_name_follows_every_text(folder, tmp_path):
     assert before == Mixture(folder).fingerprint() != Mixture(folder, cut=100).fingerprint()
     (tmp_path / "texts" / "words" / "more.txt").write_bytes(b"more")
     assert Mixture(folder).fingerprint() != before
+
+
+@pytest.mark.parametrize("scale", ["smoke", "small", "mid"])
+def test_the_library_has_as_much_as_the_comparison_asks_for(scale):
+    texts = {d.text for d in experiment.load("bytes").resolve("mambabyte", scale).corpus.documents()}
+    assert texts == {"english", "code"}

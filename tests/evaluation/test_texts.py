@@ -54,6 +54,16 @@ def test_chunks_are_those_of_each_text(folder, tmp_path):
         assert each[f"{text}/bytes_per_chunk"] == sum(map(len, documents)) / tokens > 1
 
 
+def test_generation_begins_with_every_text_in_turn(folder, tmp_path, monkeypatch):
+    from lmlab.evaluation import generation
+
+    data, prompts = data_of(folder, ByteTokenizer(), tmp_path), []
+    monkeypatch.setattr(generation, "generate", lambda model, params, p, *a: prompts.append(p) or np.zeros((4, 2), int))
+    Generation("test", rows=4, prompt=20, new=2, rounds=1)(None, None, data)
+    kinds = [bytes(p[1:].astype(np.uint8)).translate(None, b"ab ") == b"" for p in prompts[0]]  # of the text "one"
+    assert kinds == [True, False, True, False] and len({bytes(p) for p in prompts[0]}) == 4
+
+
 def test_generation_counts_bytes_not_tokens(folder, tmp_path, monkeypatch):
     from lmlab.evaluation import generation
 

@@ -1,5 +1,6 @@
 """Where the wall time goes: phases, rates, goodput over a run that was killed, and traces."""
 
+import dataclasses
 import json
 import os
 import time
@@ -11,9 +12,10 @@ import pytest
 from lmlab.errors import UserError
 from lmlab.evaluation import bits_per_byte
 from lmlab.kernels.chips import CHIPS, peak_flops
+from lmlab.models.language_model import count_parameters
 from lmlab.training import loop
 from lmlab.training.clock import PHASES, STEPS
-from lmlab.training.goodput import goodput
+from lmlab.training.goodput import goodput, planned_bytes
 from lmlab.training.loop import train
 from lmlab.training.profile import parse_steps
 from tests.training import tiny
@@ -87,6 +89,17 @@ def test_phases_add_up_to_the_wall_time_and_each_has_its_own(run, tmp_path, monk
         assert line["flops_per_second"] * elapsed == pytest.approx(line["flops"] - before["flops"], rel=0.02)
         assert line["utilisation"] == pytest.approx(line["flops_per_second"] / 2e9)
         before = line
+
+
+def test_planned_memory_is_that_of_the_step_whether_compiled_or_read_from_the_cache(run, tmp_path):
+    planned = []
+    for name, rows in (("fresh", run.batch_size), ("cached", run.batch_size), ("double", 2 * run.batch_size)):
+        short = dataclasses.replace(run, steps=2, evaluate_every=2, checkpoint_every=2, log_every=1, batch_size=rows)
+        jax.clear_caches()
+        train(short, tmp_path / name)
+        planned.append(planned_bytes(tmp_path / name))
+    state = 3 * 4 * count_parameters(run.model)  # parameters and AdamW's two moments
+    assert state < planned[0] == planned[1] < planned[2] < 2 * planned[0]
 
 
 def test_goodput_of_a_run_that_was_killed_and_resumed(run, tmp_path, monkeypatch):
