@@ -29,7 +29,10 @@ def sweep(args):
     for arm in arms:
         for value in values:
             changes = [*args.set, f"{args.field}={value}"]
-            run = dataclasses.replace(loaded.resolve(arm.name, args.scale, changes, args.seed), evaluators=())
+            run = loaded.resolve(arm.name, args.scale, changes, args.seed)
+            if isinstance(run, experiment.Study):
+                raise UserError(f"{args.name}/{arm.name} trains nothing, so that there is nothing to sweep.")
+            run = dataclasses.replace(run, evaluators=())
             directory = run_directory(args.dir, loaded.name, args.scale, arm.name, args.seed, ["sweep", *changes])
             check(run, directory)
             jobs.append((arm.name, value, run, directory))

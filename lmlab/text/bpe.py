@@ -8,6 +8,7 @@ pre-tokenizer), and their invalid bytes, each of which is encoded as the token o
 import dataclasses
 import functools
 import hashlib
+import json
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -112,6 +113,14 @@ class BPETokenizer:
     @functools.cached_property
     def _lengths(self) -> np.ndarray:
         return np.array([len(token) for token in self._token_bytes], np.int32)
+
+    @functools.cached_property
+    def merges(self) -> list[tuple[bytes, bytes]]:
+        """The merge rules as bytes, in the order in which they were learned."""
+        byte_of = {character: byte for byte, character in enumerate(byte_alphabet())}
+        rules = json.loads(self.definition)["model"]["merges"]
+        pairs = (rule.split(" ") if isinstance(rule, str) else rule for rule in rules)
+        return [(bytes(map(byte_of.get, left)), bytes(map(byte_of.get, right))) for left, right in pairs]
 
     @property
     def vocab_size(self) -> int:

@@ -1,4 +1,5 @@
-"""Every registered arm: resolves to its golden text, is matched in FLOPs, and trains two steps at smoke scale.
+"""Every registered arm: resolves to its golden text, is matched in FLOPs, and trains two steps at smoke scale, or
+measures what its tables show.
 
 After an intended change: UPDATE_GOLDEN=1 python -m pytest tests/experiments
 """
@@ -35,7 +36,9 @@ UNMATCHED = {  # not matched in FLOPs per byte as they are counted here: mostly 
     *(("manta", arm, "paper") for arm in ("stride", "manta")),
 }
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-ARMS = [(n, a.name) for n in experiment.names() for a in experiment.load(n).at("smoke")]
+SMOKE = [(n, a.name) for n in experiment.names() for a in experiment.load(n).at("smoke")]
+STUDIES = [(n, a) for n, a in SMOKE if isinstance(experiment.load(n).resolve(a, "smoke"), experiment.Study)]
+ARMS = [arm for arm in SMOKE if arm not in STUDIES]
 RUNS = [
     (n, a.name, s) for n in experiment.names() for s in experiment.load(n).scales for a in experiment.load(n).at(s)
 ]
@@ -54,7 +57,7 @@ def test_resolves_to_its_golden_text(name, arm, scale):
 @pytest.mark.parametrize("name, scale", sorted({(n, s) for n, _, s in RUNS}))
 def test_arms_are_matched_in_flops_per_byte(name, scale):
     found = experiment.load(name)
-    arms = [a for a in found.at(scale) if not a.size]
+    arms = [a for a in found.at(scale) if not a.size and not isinstance(a.run(scale), experiment.Study)]
     flops = {a.name: sum(found.resolve(a.name, scale).flops_per_byte().values()) for a in arms}
     for arm, value in flops.items():
         ratio = value / flops[found.anchor]
@@ -99,6 +102,16 @@ def test_paper_scale_counts_what_the_paper_prints():
 def test_an_arm_of_one_scale_is_refused_at_another():
     with pytest.raises(UserError, match="hnet/hnet_2stage_XL has no scale 'small'; it has paper."):
         experiment.load("hnet").resolve("hnet_2stage_XL", "small")
+
+
+@pytest.mark.parametrize("name, arm", STUDIES)
+def test_a_study_measures_what_its_tables_show(name, arm):
+    study, found = experiment.load(name).resolve(arm, "smoke"), experiment.load(name)
+    shown = {c.key for table in found.tables if arm in table.arms for c in table.measured}
+    measured = study.measure()
+    assert all(isinstance(v, float) and np.isfinite(v) for v in measured.values())
+    assert shown & set(measured) and set(measured) <= shown | {"bytes"}
+    assert measured == study.measure() == study.seeded(study.seed).measure()
 
 
 @pytest.fixture(scope="module")
