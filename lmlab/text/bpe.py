@@ -122,6 +122,16 @@ class BPETokenizer:
         pairs = (rule.split(" ") if isinstance(rule, str) else rule for rule in rules)
         return [(bytes(map(byte_of.get, left)), bytes(map(byte_of.get, right))) for left, right in pairs]
 
+    def truncated(self, vocab_size: int) -> "BPETokenizer":
+        """The tokenizer that training on the same text to a smaller vocabulary gives: the first merges alone."""
+        if not 258 <= vocab_size <= self.vocab_size:
+            raise UserError(f"A BPE of {self.vocab_size} ids can be cut to 258 ids or more, not to {vocab_size}.")
+        content = json.loads(self.definition)
+        model, drop = content["model"], self.vocab_size - vocab_size
+        model["merges"] = model["merges"][: len(model["merges"]) - drop]
+        model["vocab"] = {token: i for token, i in model["vocab"].items() if i < vocab_size - 2}
+        return dataclasses.replace(self, definition=json.dumps(content))
+
     @property
     def vocab_size(self) -> int:
         return len(self._token_bytes)
