@@ -5,6 +5,7 @@ in different languages; a vocabulary size chosen for each language, or merges ac
 
     lmlab table token_premiums --scale smoke
     lmlab table token_premiums --scale small --corpus FOLDER       parallel text, such as NTREX-128
+    lmlab train token_premiums/published --scale small --corpus FOLDER --set file=PATH      of any tokenizer file
 
 No model is trained. Tokenizers are trained on every other line of each language and counted on the lines between. Without
 --corpus the "languages" are one English text in four scripts, so that all that differs is the bytes of a letter. Arms:
@@ -22,6 +23,7 @@ from lmlab.experiment import Arm, Column, Experiment, Paper, Study, Table
 from lmlab.text.bpe import train_bpe
 from lmlab.text.bytes import ByteTokenizer
 from lmlab.text.superwords import train_superwords
+from lmlab.text.tokenizer_file import TokenizerFile
 from lmlab.text.unigram import Unigram
 
 PAPER = Paper(
@@ -105,6 +107,21 @@ class EqualCost(Premiums):
         return {name: largest[name].truncated(size) for name, size in chosen.items()}
 
 
+@dataclasses.dataclass(frozen=True)
+class Published(Premiums):
+    """The tokenizer in a file, for all languages: `--set file=PATH`."""
+
+    file: str = ""
+
+    def check(self):
+        """UserError if there is no file."""
+        TokenizerFile(self.file).read()
+        super().check()
+
+    def _trained(self, texts):
+        return dict.fromkeys(texts, TokenizerFile(self.file).read())
+
+
 LANGUAGES = ()  # all that there are
 SIZES = {"smoke": (512, 1600), "small": (2048, 2000)}  # ids, lines
 
@@ -122,12 +139,13 @@ ARMS = (
     Arm("unigram", "Monolingual Unigram", study(MonolingualUnigram)),
     Arm("superwords", "Monolingual superwords", study(Superwords)),
     Arm("equal_cost", "Monolingual BPE, sizes of equal cost", study(EqualCost)),
+    Arm("published", "A published tokenizer", study(Published), {"small": "needs --set file=PATH."}, ("small",)),
 )
 
 TABLE = Table(
     name="premiums",
     title="What the same text costs across languages",
-    arms=tuple(arm.name for arm in ARMS),
+    arms=tuple(arm.name for arm in ARMS if arm.name != "published"),
     measured=(
         Column("vocabulary", "Vocabulary", "ids, mean", None, 0),
         Column("tokens_per_line", "Line", "tokens, mean", "lower", 1),

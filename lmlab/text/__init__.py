@@ -9,6 +9,7 @@ round-trips every byte string.
 from lmlab.text.bpe import BPE, BPETokenizer, train_bpe
 from lmlab.text.bytes import ByteTokenizer
 from lmlab.text.tokenizer_file import FileTokenizer, TokenizerFile
+from lmlab.text.unigram import Unigram
 from lmlab.text.words import Words
 
-__all__ = ["BPE", "BPETokenizer", "ByteTokenizer", "FileTokenizer", "TokenizerFile", "Words", "train_bpe"]
+__all__ = ["BPE", "BPETokenizer", "ByteTokenizer", "FileTokenizer", "TokenizerFile", "Unigram", "Words", "train_bpe"]
