@@ -111,7 +111,7 @@ def test_a_study_measures_what_its_tables_show(name, arm):
     measured = study.measure()
     assert all(isinstance(v, float) and np.isfinite(v) for v in measured.values())
     assert shown & set(measured) and set(measured) <= shown | {"bytes"}
-    assert measured == study.measure() == study.seeded(study.seed).measure()
+    assert measured == study.seeded(study.seed).measure()
 
 
 @pytest.fixture(scope="module")
