@@ -30,7 +30,7 @@ def data(args):
 
     _, _, run = resolve(args)
     if isinstance(run, Study):
-        raise UserError(f"{args.name} bakes no corpus: it reads {run.corpus.path or 'its own text'} as it is.")
+        raise UserError(f"{args.name} bakes no corpus: it reads its text as it is.")
     baked = bake(run.corpus, run.tokenizer)
     if args.verify:
         baked.verify()

@@ -11,7 +11,7 @@ from lmlab.errors import UserError
 class Study:
     """One measurement that trains no model: of tokenizers and of text. An arm's function returns it in place of a Run."""
 
-    corpus: Any  # of lmlab/data/categories.py: has a `path`
+    corpus: Any  # what is read; `check` says that it is there
     seed: int = 0
 
     def check(self):
@@ -23,7 +23,9 @@ class Study:
         raise NotImplementedError
 
     def reading(self, path):
-        """This study on the text at `path`."""
+        """This study on the text at `path`. UserError if it makes its own."""
+        if not hasattr(self.corpus, "path"):
+            raise UserError(f"This study draws its own text ({type(self.corpus).__name__}): it reads no other.")
         return dataclasses.replace(self, corpus=dataclasses.replace(self.corpus, path=os.path.abspath(path)))
 
     def seeded(self, seed):
