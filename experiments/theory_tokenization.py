@@ -47,7 +47,7 @@ SIZES = {
     "small": ((3, 20, 1), (1000, 8), 512),
     "paper": ((3, 20, 1), (8000, 16), 512),
 }
-BYTES_PER_TOKEN = {0: 1.0, 10: 2.7, 20: 3.5}  # 512 characters are 145 tokens of 20 in the paper
+BYTES_PER_TOKEN = {(0, "pairs"): 1.0, (10, "pairs"): 3.7, (20, "pairs"): 5.0, (20, "lzw"): 3.5}
 
 
 def chain_of(order, scale):
@@ -60,7 +60,7 @@ def learned(order, size, learned="pairs", encoded="merges"):
 
     def run(scale):
         (layers, width, heads), (steps, rows), characters = SIZES[scale]
-        chain, ratio = chain_of(order, scale), BYTES_PER_TOKEN[size]
+        chain, ratio = chain_of(order, scale), BYTES_PER_TOKEN[size, learned]
         tokenizer = Dictionary(size, learned, encoded, ratio)
         return Run(
             model=LanguageModel(tokenizer.vocab_size, transformer(layers, width, 4 * width, heads), tied=True),

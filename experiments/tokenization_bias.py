@@ -66,7 +66,7 @@ def learned(encoded):
 
     def run(scale):
         (layers, width, heads), (steps, rows, length), asked = SIZES[scale]
-        tokenizer = Dictionary(8, encoded=encoded, bytes_per_token=2.8)
+        tokenizer = Dictionary(8, encoded=encoded, bytes_per_token=3.0)
         return Run(
             model=LanguageModel(tokenizer.vocab_size, transformer(layers, width, n_heads=heads)),
             corpus=CHAIN,
