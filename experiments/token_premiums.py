@@ -10,7 +10,8 @@ in different languages; a vocabulary size chosen for each language, or merges ac
 No model is trained. Tokenizers are trained on every other line of each language and counted on the lines between. Without
 --corpus the "languages" are one English text in four scripts, so that all that differs is the bytes of a letter. Arms:
 bytes; one BPE of English and one of all languages, as multilingual models have; and monolingual tokenizers, as the paper
-has 7,000: BPE, Unigram, BPE of the size at which all languages cost the same, and superwords.
+has 7,000: BPE, Unigram, BPE of the size at which all languages cost the same, and superwords. Where a language has too few pairs, its vocabulary is smaller:
+GPT-2's pre-tokenizer cuts Hindi, Tamil, Telugu, Bengali and Burmese words at every vowel sign, so that few merges are left.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from lmlab.errors import UserError
 from lmlab.evaluation.mixture_inference import halves
 from lmlab.evaluation.premiums import corpus_tokens, equal_cost_sizes, premium_metrics
 from lmlab.experiment import Arm, Column, Experiment, Paper, Study, Table
-from lmlab.text.bpe import train_bpe
+from lmlab.text.bpe import train_bpe_up_to
 from lmlab.text.bytes import ByteTokenizer
 from lmlab.text.superwords import train_superwords
 from lmlab.text.tokenizer_file import TokenizerFile
@@ -63,21 +64,21 @@ class OfOne(Premiums):
 
     def _trained(self, texts):
         first = next((name for name in texts if name.startswith("eng")), next(iter(texts)))
-        return dict.fromkeys(texts, train_bpe(texts[first], self.vocab_size))
+        return dict.fromkeys(texts, train_bpe_up_to(texts[first], self.vocab_size))
 
 
 class OfAll(Premiums):
     """One tokenizer of all languages together."""
 
     def _trained(self, texts):
-        return dict.fromkeys(texts, train_bpe((line for lines in texts.values() for line in lines), self.vocab_size))
+        return dict.fromkeys(texts, train_bpe_up_to((line for lines in texts.values() for line in lines), self.vocab_size))
 
 
 class Monolingual(Premiums):
     """A BPE for each language."""
 
     def _trained(self, texts):
-        return {name: train_bpe(lines, self.vocab_size) for name, lines in texts.items()}
+        return {name: train_bpe_up_to(lines, self.vocab_size) for name, lines in texts.items()}
 
 
 class MonolingualUnigram(Premiums):
@@ -101,7 +102,7 @@ class EqualCost(Premiums):
     def _trained(self, texts):
         if self.vocab_size < 400:
             raise UserError("Sizes of equal cost need a vocabulary of at least 400 to choose from.")
-        largest = {name: train_bpe(lines, self.vocab_size) for name, lines in texts.items()}
+        largest = {name: train_bpe_up_to(lines, self.vocab_size) for name, lines in texts.items()}
         sizes = sorted({258, *(round(258 * (self.vocab_size / 258) ** (k / 8)) for k in range(1, 9)), self.vocab_size})
         chosen = equal_cost_sizes(largest, texts, sizes)
         return {name: largest[name].truncated(size) for name, size in chosen.items()}

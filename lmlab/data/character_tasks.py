@@ -48,21 +48,20 @@ def _others(right, candidates, count=3):
 
 
 def misspelled(text, rng):
-    """Endless near misses of a text: two neighbours exchanged, a letter replaced, doubled or left out."""
+    """Endless near misses of a text: two neighbours exchanged, or a letter replaced by another or by one of its own. All are as
+    long as it is: a shorter answer is likelier to a model that knows nothing."""
     while True:
-        i, kind = int(rng.integers(len(text))), int(rng.integers(4))
+        i, kind = int(rng.integers(len(text))), int(rng.integers(3))
         if kind == 0 and i + 1 < len(text):
             yield text[:i] + text[i + 1] + text[i] + text[i + 2 :]
         elif kind == 1:
-            yield text[:i] + LETTERS[rng.integers(26)] + text[i + 1 :]
-        elif kind == 2:
-            yield text[:i] + text[i] + text[i:]
+            yield text[:i] + text[rng.integers(len(text))] + text[i + 1 :]
         else:
-            yield text[:i] + text[i + 1 :]
+            yield text[:i] + LETTERS[rng.integers(26)] + text[i + 1 :]
 
 
 def _near(right, rng):
-    return _others(right, [c for _, c in zip(range(40), misspelled(right, rng), strict=False) if c])
+    return _others(right, [c for _, c in zip(range(60), misspelled(right, rng), strict=False)])
 
 
 def _spaced(text):
@@ -196,9 +195,7 @@ def _cute_question(task, form, row, rng):
     elif task == "spell":
         wrong = [_spaced(w) for w in _near(label.replace(" ", ""), rng)]
     elif task.endswith("_word"):
-        words = label.split()
-        near = (" ".join(rng.permutation(words)) for _ in range(20))
-        wrong = _others(label, [" ".join(words[:-1]), *near])
+        wrong = _others(label, [" ".join(rng.permutation(label.split())) for _ in range(20)]) or _near(label, rng)
     else:
         wrong = _near(label, rng)
     return question(task, form.format(*inputs), label, wrong, inputs[-1])

@@ -36,16 +36,17 @@ def premium_metrics(tokens, texts):
 def equal_cost_sizes(tokenizers, texts, sizes):
     """{language: vocabulary} at which all languages take as many tokens as the one that takes the most at the largest.
 
-    `tokenizers`: {language: a BPE of the largest of `sizes`}, cut to the others for the curve of tokens against the
+    `tokenizers`: {language: a BPE of the largest of `sizes`, or of as many ids as there are}, cut to the others for the curve of tokens against the
     logarithm of the size, which is interpolated.
     """
     sizes = sorted(sizes)
     curves = {
-        name: [corpus_tokens(t.truncated(size), texts[name]) for size in sizes] for name, t in tokenizers.items()
+        name: [corpus_tokens(t.truncated(min(size, t.vocab_size)), texts[name]) for size in sizes]
+        for name, t in tokenizers.items()
     }
     target = max(curve[-1] for curve in curves.values())
     result = {}
     for name, curve in curves.items():
         log_size = np.interp(-target, -np.array(curve, float), np.log(sizes))  # tokens fall as the size grows
-        result[name] = int(round(float(np.exp(log_size))))
+        result[name] = min(int(round(float(np.exp(log_size)))), tokenizers[name].vocab_size)
     return result

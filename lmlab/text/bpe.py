@@ -240,6 +240,16 @@ def train_bpe(documents: Iterable[bytes], vocab_size: int, bytes_per_token: floa
     Raises:
         UserError: `vocab_size` is under 258, or the documents hold too few distinct pairs for it.
     """
+    tokenizer = train_bpe_up_to(documents, vocab_size, bytes_per_token)
+    if tokenizer.vocab_size < vocab_size:
+        raise UserError(
+            f"The corpus is too small for a BPE vocabulary of {vocab_size}: it yields only {tokenizer.vocab_size}."
+        )
+    return tokenizer
+
+
+def train_bpe_up_to(documents: Iterable[bytes], vocab_size: int, bytes_per_token: float = 4.0) -> BPETokenizer:
+    """`train_bpe` with fewer ids where the documents hold no more pairs. UserError if `vocab_size` is under 258."""
     if vocab_size < 258:
         raise UserError(f"A BPE vocabulary needs at least 258 ids (256 bytes, BOS and EOS), not {vocab_size}.")
     library = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -249,9 +259,4 @@ def train_bpe(documents: Iterable[bytes], vocab_size: int, bytes_per_token: floa
         vocab_size=vocab_size - 2, min_frequency=2, initial_alphabet=byte_alphabet(), show_progress=False
     )
     library.train_from_iterator((text for data in documents for text in valid_texts(data)), trainer)
-    if library.get_vocab_size() < vocab_size - 2:
-        raise UserError(
-            f"The corpus is too small for a BPE vocabulary of {vocab_size}: "
-            f"it yields only {library.get_vocab_size() + 2}."
-        )
     return BPETokenizer(library.to_str(), bytes_per_token)

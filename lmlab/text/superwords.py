@@ -8,7 +8,7 @@ import numpy as np
 import tokenizers
 
 from lmlab.errors import UserError
-from lmlab.text.bpe import BPETokenizer, train_bpe
+from lmlab.text.bpe import BPETokenizer, train_bpe_up_to
 
 _FIRST = 0xF0000  # private characters: one for every token of the first stage
 
@@ -66,14 +66,14 @@ def _letters(ids):
 
 
 def train_superwords(documents: Iterable[bytes], vocab_size: int, words: int) -> SuperwordTokenizer:
-    """Learn `words` ids within words, then merges across white space up to `vocab_size` ids, BOS and EOS among them.
+    """Learn up to `words` ids within words, then merges across white space up to `vocab_size` ids, BOS and EOS among them.
 
     Documents are never merged across. UserError if `words` is not below `vocab_size`, or the documents are too few.
     """
     if not 258 <= words < vocab_size:
         raise UserError(f"Superwords need 258 <= words < vocab_size, not {words} and {vocab_size}.")
     documents = list(documents)
-    first = train_bpe(documents, words)
+    first = train_bpe_up_to(documents, words)
     library = tokenizers.Tokenizer(tokenizers.models.BPE())
     alphabet = [chr(_FIRST + i) for i in range(first.vocab_size - 2)]
     trainer = tokenizers.trainers.BpeTrainer(
