@@ -1,17 +1,18 @@
-"""CharBench: evaluating the role of tokenization in character-level tasks (2025; known here by its abstract), with the tasks of
-CUTE and of the curse of tokenization (Tokenization Falling Short, 2024; abstract).
+"""CharBench: evaluating the role of tokenization in character-level tasks (2025; known here by its abstract), with the
+tasks of CUTE and of the curse of tokenization (Tokenization Falling Short, 2024; abstract).
 
-The papers' claims: questions about the characters of words are hard for models of subwords, 43.6% right on average and 32.3% on
-some tasks; for the places of characters, the longer the token that holds them, the worse. A byte is its own character.
+The papers' claims: questions about the characters of words are hard for models of subwords, 43.6% right on average and
+32.3% on some tasks; for the places of characters, the longer the token that holds them, the worse. A byte is its own
+character.
 
     lmlab table charbench --scale smoke
     lmlab table charbench --scale small
 
-The papers ask finished models. Here small ones of one shape are trained from nothing on answered questions about words of the
-standard library, and asked about words that were held out: as bytes, and as BPE tokens learned from the library's prose, fewer
-and more. The right answer must be likelier than three wrong ones (one where the answer is yes or no). Rows hold equally many
-bytes. `CharacterTasks` evaluates any other run as well: put it among its evaluators, with `path` a folder of CUTE's files to ask
-those.
+The papers ask finished models. Here small ones of one shape are trained from nothing on answered questions about words
+of the standard library, and asked about words that were held out: as bytes, and as BPE tokens learned from the
+library's prose, fewer and more. The right answer must be likelier than three wrong ones (one where the answer is yes or
+no). Rows hold equally many bytes. `CharacterTasks` evaluates any other run as well: put it among its evaluators, with
+`path` a folder of CUTE's files to ask those.
 """
 
 from lmlab.data.character_tasks import TASKS, CharacterTaskText
@@ -30,7 +31,8 @@ PAPER = Paper(
     title="CharBench: Evaluating the Role of Tokenization in Character-Level Tasks",
     year=2025,
     url="abstract only",
-    claim="Questions about characters are hard for models of subwords; for places in words, the more so the longer the token.",
+    claim="Questions about characters are hard for models of subwords; for places in words, the more so the longer the "
+    "token.",
 )
 
 # Layers, width, heads; documents; steps, rows, bytes per row; questions per task; fewer and more ids.

@@ -1,16 +1,17 @@
 """Fishing for Magikarp: automatically detecting under-trained tokens (Land and Bartolo 2024, arXiv 2405.05417).
 
-The paper's claim: the weights of embedding and unembedding predict which tokens a model cannot use, because its training
-text hardly held them; 0.1 to 1% of most vocabularies.
+The paper's claim: the weights of embedding and unembedding predict which tokens a model cannot use, because its
+training text hardly held them; 0.1 to 1% of most vocabularies.
 
     lmlab table magikarp --scale smoke
     lmlab table magikarp --scale small
 
-The paper finds such tokens in released models: of the 2% that its indicators flag, 49 of 999 were verified in GPT-2 Medium,
-20 of 639 in Llama 2 7B, 178 of 993 in OLMo 1.7 7B, 3,161 of 5,117 in Gemma 2B. There, nobody knows the truth. Here it is
-known: the tokenizer is trained on code and documentation, the model on documentation alone, so that a share of the tokens
-never occurs. The indicators are compared with that; a token is verified where no prompt that repeats it makes it likely.
-A model as small and as short-trained as these repeats few tokens of any kind: see the column of the others.
+The paper finds such tokens in released models: of the 2% that its indicators flag, 49 of 999 were verified in GPT-2
+Medium, 20 of 639 in Llama 2 7B, 178 of 993 in OLMo 1.7 7B, 3,161 of 5,117 in Gemma 2B. There, nobody knows the truth.
+Here it is known: the tokenizer is trained on code and documentation, the model on documentation alone, so that a share
+of the tokens never occurs. The indicators are compared with that; a token is verified where no prompt that repeats it
+makes it likely. A model as small and as short-trained as these repeats few tokens of any kind: see the column of the
+others.
 """
 
 from lmlab.data.corpora import StandardLibrary
@@ -81,8 +82,8 @@ TABLE = Table(
         Column("verified_others", "Others", "% not repeated", None, 1),
         Column("bpb", "Test", "bits per byte", "lower", 3),
     ),
-    note="The paper's own table has released models in its rows (see the module). An area of 0.5 is chance. A tied model has "
-    "no input rows of its own.",
+    note="The paper's own table has released models in its rows (see the module). An area of 0.5 is chance. A tied model "
+    "has no input rows of its own.",
 )
 
 EXPERIMENT = Experiment(paper=PAPER, scales=("smoke", "small"), arms=ARMS, tables=(TABLE,), anchor="untied")

@@ -1,16 +1,16 @@
-"""Data mixture inference: what do BPE tokenizers reveal about their training data? (Hayase et al. 2024, arXiv 2407.16607)
+"""Data mixture inference: what do BPE tokenizers reveal about their training data? (Hayase et al., arXiv 2407.16607)
 
 The paper's claim: the order of a tokenizer's merges gives away how often every pair of tokens occurred in its training
 data, and so, by a linear programme, the shares of known categories in it.
 
     lmlab table mixture_inference --scale smoke
-    lmlab table mixture_inference --scale small --corpus FOLDER      one text per file or folder, such as NTREX-128's languages
+    lmlab table mixture_inference --scale small --corpus FOLDER      a text per file or folder, such as NTREX-128's
 
-No model is trained. For every trial shares are drawn evenly from all mixtures of `categories` texts, a BPE is trained on
-one half of the texts mixed by them, and the shares are inferred from its merges and the other half. The score is the mean
-of log10 of the mean squared error. Without --corpus there are two categories, the prose and the code of Python's standard
-library; arms of more of them need a folder that has as many. The paper's texts are a thousand times longer: the error that
-is left here is mostly that one half of so short a text is not like the other.
+No model is trained. For every trial shares are drawn evenly from all mixtures of `categories` texts, a BPE is trained
+on one half of the texts mixed by them, and the shares are inferred from its merges and the other half. The score is the
+mean of log10 of the mean squared error. Without --corpus there are two categories, the prose and the code of Python's
+standard library; arms of more of them need a folder that has as many. The paper's texts are a thousand times longer:
+the error that is left here is mostly that one half of so short a text is not like the other.
 """
 
 import dataclasses

@@ -9,8 +9,8 @@ show large differences between 13 tokenizers of public models, and a bias to Lat
 
 No model is trained. Tokenizers are trained on every other line of the languages together and used on the lines between.
 Without --corpus the languages are one English text in four scripts. Every token is of one kind (letters, numbers,
-punctuation, white space, control, mixed, a fragment of characters, special), and tokens of letters are of one script or of
-several. The abstract names the measures and no formulas: these are our reading of it.
+punctuation, white space, control, mixed, a fragment of characters, special), and tokens of letters are of one script or
+of several. The abstract names the measures and no formulas: these are our reading of it.
 """
 
 import dataclasses

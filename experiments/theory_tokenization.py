@@ -1,21 +1,23 @@
 """Toward a theory of tokenization in LLMs (Rajaraman, Jiao, Ramchandran 2024, arXiv 2404.08335).
 
-The paper's claim: on text of a Markov chain of order 2 or more, transformers over characters stay at the loss of the best
-unigram model for long; over the tokens of a dictionary even a unigram model is nearly optimal, and small transformers get there
-soon.
+The paper's claim: on text of a Markov chain of order 2 or more, transformers over characters stay at the loss of the
+best unigram model for long; over the tokens of a dictionary even a unigram model is nearly optimal, and small
+transformers get there soon.
 
     lmlab table theory_tokenization --scale smoke
     lmlab table theory_tokenization --scale small
     python -m experiments.theory_tokenization runs/theory_tokenization/small FIGURE.png      losses against steps, drawn
 
-The chain is the paper's: two symbols, the next depends on the one k places before, and differs in its favour with p = q = 0.8;
-the best loss is 0.500 nats per character, that of a unigram model ln 2 = 0.693. The paper's Figure 2: at order 2 a character
-model stays at 0.693 for the whole plot (about 175 iterations), a model of 10 BPE tokens reaches the optimum; long training
-(about 8,000 iterations) lets the former off the plateau, later at order 4. The blocks here are Llama's with rotary positions,
-the paper's GPT-2's with learned ones: a rotary key finds the symbol k places back more easily. The unigram arms train nothing:
-tokens are counted, and the loss goes to the optimum as the dictionary grows, as the paper's bound says.
+The chain is the paper's: two symbols, the next depends on the one k places before, and differs from it with probability
+0.8; the best loss is 0.500 nats per character, that of a unigram model ln 2 = 0.693. The paper's Figure 2: at order 2
+a character model stays at 0.693 for the whole plot (about 175 iterations), a model of 10 BPE tokens reaches the
+optimum; long training (about 8,000 iterations) lets the former off the plateau, later at order 4. The blocks here are
+Llama's with rotary positions, the paper's GPT-2's with learned ones: a rotary key finds the symbol k places back more
+easily. The unigram arms train nothing: tokens are counted, and the loss goes to the optimum as the dictionary grows, as
+the paper's bound says.
 
-At scale paper: width 20, 3 layers, 1 head, as in its Figure 5b, 8,000 steps of AdamW at 0.002 with a cosine (its Table 3).
+At scale paper: width 20, 3 layers, 1 head, as in its Figure 5b, 8,000 steps of AdamW at 0.002 with a cosine (its Table
+3).
 """
 
 import dataclasses
@@ -37,8 +39,8 @@ PAPER = Paper(
     title="Toward a Theory of Tokenization in LLMs",
     year=2024,
     url="arXiv 2404.08335",
-    claim="Transformers over characters fail to learn Markov chains of higher order for long; over tokens, even unigram models "
-    "are nearly optimal.",
+    claim="Transformers over characters fail to learn Markov chains of higher order for long; over tokens, even unigram "
+    "models are nearly optimal.",
 )
 
 # Layers, width, heads; steps, rows; characters per row.

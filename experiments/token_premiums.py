@@ -1,4 +1,4 @@
-"""Token premiums: explaining and mitigating crosslingual tokenizer inequities (arXiv number unknown here; abstract only).
+"""Token premiums: explaining and mitigating crosslingual tokenizer inequities (2025; known here by its abstract).
 
 The paper's claim: monolingual tokenizers of one vocabulary size need very different numbers of tokens for the same text
 in different languages; a vocabulary size chosen for each language, or merges across white space, make them more equal.
@@ -7,11 +7,12 @@ in different languages; a vocabulary size chosen for each language, or merges ac
     lmlab table token_premiums --scale small --corpus FOLDER       parallel text, such as NTREX-128
     lmlab train token_premiums/published --scale small --corpus FOLDER --set file=PATH      of any tokenizer file
 
-No model is trained. Tokenizers are trained on every other line of each language and counted on the lines between. Without
---corpus the "languages" are one English text in four scripts, so that all that differs is the bytes of a letter. Arms:
-bytes; one BPE of English and one of all languages, as multilingual models have; and monolingual tokenizers, as the paper
-has 7,000: BPE, Unigram, BPE of the size at which all languages cost the same, and superwords. Where a language has too few pairs, its vocabulary is smaller:
-GPT-2's pre-tokenizer cuts Hindi, Tamil, Telugu, Bengali and Burmese words at every vowel sign, so that few merges are left.
+No model is trained. Tokenizers are trained on every other line of each language and counted on the lines between.
+Without --corpus the "languages" are one English text in four scripts, so that all that differs is the bytes of a
+letter. Arms: bytes; one BPE of English and one of all languages, as multilingual models have; and monolingual
+tokenizers, as the paper has 7,000: BPE, Unigram, BPE of the size at which all languages cost the same, and superwords.
+Where a language has too few pairs, its vocabulary is smaller: GPT-2's pre-tokenizer cuts Hindi, Tamil, Telugu, Bengali
+and Burmese words at every vowel sign, so that few merges are left.
 """
 
 import dataclasses

@@ -1,18 +1,18 @@
 """Understanding and mitigating tokenization bias in language models (Phan et al. 2024, arXiv 2406.16829).
 
-The paper's claim: prompting a model of tokens with an encoded text gives wrong probabilities of what comes next, however much
-it is trained; probabilities of strings, summed over the tokens that reach past a text's end, give the right ones without
-training anew. Shown on a Markov chain whose transitions are known.
+The paper's claim: prompting a model of tokens with an encoded text gives wrong probabilities of what comes next,
+however much it is trained; probabilities of strings, summed over the tokens that reach past a text's end, give the
+right ones without training anew. Shown on a Markov chain whose transitions are known.
 
     lmlab table tokenization_bias --scale smoke
     lmlab table tokenization_bias --scale small
     python -m experiments.tokenization_bias FIGURE.png        the exact arm, drawn
 
-A text is drawn from a random chain of order 2 over two symbols and encoded by a dictionary of 8 tokens, greedily (maximum
-prefix encoding) or by the merges of a BPE. In the exact arm the law of the tokens is computed from the chain: what an ideal
-model would have learned. The bias is then the tokens' alone, and the correction has no error but rounding. In the others
-small transformers learn the tokens. Every text of 6 symbols is asked about. Which chain and dictionary the paper has was not
-to be had.
+A text is drawn from a random chain of order 2 over two symbols and encoded by a dictionary of 8 tokens, greedily
+(maximum prefix encoding) or by the merges of a BPE. In the exact arm the law of the tokens is computed from the chain:
+what an ideal model would have learned. The bias is then the tokens' alone, and the correction has no error but
+rounding. In the others small transformers learn the tokens. Every text of 6 symbols is asked about. Which chain and
+dictionary the paper has was not to be had.
 """
 
 import dataclasses
@@ -32,7 +32,8 @@ PAPER = Paper(
     title="Understanding and Mitigating Tokenization Bias in Language Models",
     year=2024,
     url="arXiv 2406.16829",
-    claim="Encoding a prompt biases what a model of tokens says comes next; corrected, it gives a Markov chain's transitions.",
+    claim="Encoding a prompt biases what a model of tokens says comes next; corrected, it gives a Markov chain's "
+    "transitions.",
 )
 CHAIN = RandomChain(order=2, count=100, size=10_000, draw=3)
 # Layers, width, heads; steps, rows, tokens per row; symbols of the texts that are asked about.

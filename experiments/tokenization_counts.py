@@ -1,15 +1,16 @@
-"""Tokenization counts: the impact of tokenization on arithmetic in frontier LLMs (Singh and Strouse 2024; abstract only).
+"""Tokenization counts: the impact of tokenization on arithmetic in frontier LLMs (2024; known here by its abstract).
 
-The paper's claim: GPT-3.5 and GPT-4, whose numbers are cut into groups of three digits from the left, add much better where
-commas force groups from the right; errors follow stereotyped patterns.
+The paper's claim: GPT-3.5 and GPT-4, whose numbers are cut into groups of three digits from the left, add much better
+where commas force groups from the right; errors follow stereotyped patterns.
 
     lmlab table tokenization_counts --scale smoke
     lmlab table tokenization_counts --scale small
 
-The paper prompts finished models. Here small transformers of one shape are trained from nothing on additions, the same for
-every arm: digits one by one, in groups of three from the left, from the right, or from the left with commas between. An
-answer counts if all of it is right, and apart where it is longer than the addends: there groups from the left shift against
-theirs. Rows hold equally many tokens in every arm, so that arms of groups see up to twice as many sums per step.
+The paper prompts finished models. Here small transformers of one shape are trained from nothing on additions, the same
+for every arm: digits one by one, in groups of three from the left, from the right, or from the left with commas
+between. An answer counts if all of it is right, and apart where it is longer than the addends: there groups from the
+left shift against theirs. Rows hold equally many tokens in every arm, so that arms of groups see up to twice as many
+sums per step.
 """
 
 from lmlab.data.sums import Sums

@@ -35,7 +35,8 @@ class Paper:
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One row of a table: a name, how it is printed, scale -> Run (or Study), and what `lmlab show` should say of it, by scale.
+    """One row of a table: a name, how it is printed, scale -> Run (or Study), and what `lmlab show` should say of it,
+    by scale.
 
     `scales`: those it exists at; None: all of its experiment's. `size`: its size class where that is not the anchor's;
     its FLOPs per byte are then not compared.
@@ -92,7 +93,8 @@ class Experiment:
         return tuple(arm for arm in self.arms if scale in (arm.scales or (*self.scales, scale)))
 
     def resolve(self, arm, scale, overrides=(), seed=None, corpus=None):
-        """The Run (or Study) of an arm at a scale, on the files at the path `corpus` if given, with `field=value` overrides."""
+        """The Run (or Study) of an arm at a scale, on the files at the path `corpus` if given, with `field=value`
+        overrides."""
         if scale not in self.scales:
             raise UserError(f"{self.name} has no scale {scale!r}{_nearest(scale, self.scales)}")
         arm = self.arm(arm)

@@ -27,8 +27,8 @@ def run_arm(run, directory, arm, on_metrics=lambda step, values: None, profile=N
     """Train `run` to its end in `directory` (resuming what is there) and write result.json; returns its content.
     `profile`: as in `train`.
 
-    A `Study` is measured instead. A directory that already holds the result of this very run is left as it is. With several processes all call this;
-    the first writes and returns the result, the others return None.
+    A `Study` is measured instead. A directory that already holds the result of this very run is left as it is. With
+    several processes all call this; the first writes and returns the result, the others return None.
     """
     from lmlab.evaluation.study import Study
 

@@ -1,7 +1,7 @@
 """Questions about the characters of words, with a right answer and wrong ones: made here, or read from CUTE's files.
 
-After CharBench (counts and places of characters), the curse of tokenization (the n-th character, letters put out of order)
-and CUTE (spelling, containing, inserting, deleting, substituting, swapping).
+After CharBench (counts and places of characters), the curse of tokenization (the n-th character, letters put out of
+order) and CUTE (spelling, containing, inserting, deleting, substituting, swapping).
 """
 
 import collections
@@ -22,7 +22,8 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 class Question(NamedTuple):
-    """`prompt` ends in ":"; every answer begins with a space and ends its line. `answers[0]` is right. `word`: asked about."""
+    """`prompt` ends in ":"; every answer begins with a space and ends its line. `answers[0]` is right. `word`: asked
+    about."""
 
     task: str
     prompt: bytes
@@ -32,8 +33,8 @@ class Question(NamedTuple):
 
 @functools.lru_cache(maxsize=4)
 def library_words(max_bytes=4_000_000):
-    """{"train", "validation", "test": words}: those that occur twice or more in the standard library's prose, the most common
-    first, split by the word."""
+    """{"train", "validation", "test": words}: those that occur twice or more in the standard library's prose, the most
+    common first, split by the word."""
     counts = collections.Counter(word for d in LibraryPart(max_bytes).documents() for word in WORD.findall(d.data))
     words = {"train": [], "validation": [], "test": []}
     for word, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
@@ -48,8 +49,8 @@ def _others(right, candidates, count=3):
 
 
 def misspelled(text, rng):
-    """Endless near misses of a text: two neighbours exchanged, or a letter replaced by another or by one of its own. All are as
-    long as it is: a shorter answer is likelier to a model that knows nothing."""
+    """Endless near misses of a text: two neighbours exchanged, or a letter replaced by another or by one of its own.
+    All are as long as it is: a shorter answer is likelier to a model that knows nothing."""
     while True:
         i, kind = int(rng.integers(len(text))), int(rng.integers(3))
         if kind == 0 and i + 1 < len(text):
@@ -172,8 +173,9 @@ CUTE = {  # task: (words of the question, column of the label's rivals or None)
 
 
 def cute_questions(path, count, rng):
-    """{task: up to `count` questions} of CUTE's `<task>.tsv` in the folder `path`. Its rows give a label alone; wrong answers
-    are the other choice where there are two, and else near misses of the label. UserError for a folder that has none."""
+    """{task: up to `count` questions} of CUTE's `<task>.tsv` in the folder `path`. Its rows give a label alone; wrong
+    answers are the other choice where there are two, and else near misses of the label. UserError for a folder that has
+    none."""
     found = {}
     for task, form in CUTE.items():
         file = os.path.join(path, f"{task}.tsv")
@@ -203,9 +205,9 @@ def _cute_question(task, form, row, rng):
 
 @dataclasses.dataclass(frozen=True)
 class CharacterTaskText:
-    """Answered questions, to learn the tasks from: `count` documents of `lines` questions each, of one task, about words of
-    the standard library that the test does not ask about. Every tenth document is for validation, about other words, and for
-    test in turn."""
+    """Answered questions, to learn the tasks from: `count` documents of `lines` questions each, of one task, about
+    words of the standard library that the test does not ask about. Every tenth document is for validation, about other
+    words, and for test in turn."""
 
     count: int = 2000
     lines: int = 12

@@ -1,7 +1,7 @@
 """Text drawn from Markov chains of a known order: what can be known about it is known exactly.
 
-A document is a pure function of its number, starts in the stationary distribution, and belongs to the train split but for
-every tenth, which is for validation and test in turn.
+A document is a pure function of its number, starts in the stationary distribution, and belongs to the train split but
+for every tenth, which is for validation and test in turn.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ SYMBOLS = b"0123456789abcdef"
 
 @dataclasses.dataclass(frozen=True)
 class _Chain:
-    """`count` documents of `size` symbols of a chain of order `order`. A state is the last `order` symbols, the oldest first,
-    as the digits of a number."""
+    """`count` documents of `size` symbols of a chain of order `order`. A state is the last `order` symbols, the oldest
+    first, as the digits of a number."""
 
     order: int = 2
     count: int = 200
@@ -92,8 +92,8 @@ class _Chain:
 
 @dataclasses.dataclass(frozen=True)
 class SwitchingChain(_Chain):
-    """Of two symbols, the next depends on the one `order` places before it alone: P(1 | 0) = p and P(0 | 1) = q (Rajaraman et
-    al. 2024, arXiv 2404.08335)."""
+    """Of two symbols, the next depends on the one `order` places before it alone: P(1 | 0) = p and P(0 | 1) = q
+    (Rajaraman et al. 2024, arXiv 2404.08335)."""
 
     p: float = 0.8
     q: float = 0.8

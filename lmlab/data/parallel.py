@@ -18,8 +18,8 @@ class ParallelText:
     """One file per language in the folder `path`, called `<anything>.<language>.txt[.gz]`, as many lines in each, the
     same sentence in the same line: NTREX-128 as it is. `languages`: those that are read, () for all.
 
-    None: the prose of Python's standard library in four scripts, letter for letter. These are one language; what is left
-    between them is the number of bytes in a letter.
+    None: the prose of Python's standard library in four scripts, letter for letter. These are one language; what is
+    left between them is the number of bytes in a letter.
     """
 
     path: str | None = None

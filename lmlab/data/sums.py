@@ -15,9 +15,9 @@ SEPARATORS = {"": b"", ",": b","}
 class Sums:
     """`count` additions of two numbers, each of `digits` ("least", "most") digits, their lengths drawn evenly.
 
-    `separator`: between every three digits from the right, so that a tokenizer that groups from the left must group from
-    the right. Sums that are equal up to order are on the same side of the splits: every tenth distinct pair is for validation
-    and test in turn.
+    `separator`: between every three digits from the right, so that a tokenizer that groups from the left must group
+    from the right. Sums that are equal up to order are on the same side of the splits: every tenth distinct pair is for
+    validation and test in turn.
     """
 
     count: int = 20_000

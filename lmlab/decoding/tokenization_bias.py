@@ -1,10 +1,11 @@
 """Probabilities of strings from models of tokens (Phan et al. 2024, arXiv 2406.16829).
 
-A prompt that is encoded tells a model of tokens that no longer token fitted at its end, so that its next tokens do not begin
-as the text would go on, however well it was trained. The probability that a text *starts with* a string sums over all first
-tokens that reach past the string's end, and two such probabilities give the unbiased next symbol.
+A prompt that is encoded tells a model of tokens that no longer token fitted at its end, so that its next tokens do not
+begin as the text would go on, however well it was trained. The probability that a text *starts with* a string sums over
+all first tokens that reach past the string's end, and two such probabilities give the unbiased next symbol.
 
-A `law` here is a function: ids [m] -> float64 [m + 1, V], the probabilities of the next token behind BOS and behind each id.
+A `law` here is a function: ids [m] -> float64 [m + 1, V], the probabilities of the next token behind BOS and behind
+each id.
 """
 
 import functools
@@ -23,8 +24,8 @@ def next_symbol_naive(law, tokenizer, text, symbols):
 def starts_with(law, tokenizer, text):
     """Probability that a text starts with these bytes, under greedy encoding: Maximum Prefix Correction.
 
-    At each step the next token either reaches the end of what is left (branch: all tokens that begin with it), or is the
-    longest token that fits (pass). The passed tokens are one sequence, so that `law` is asked once.
+    At each step the next token either reaches the end of what is left (branch: all tokens that begin with it), or is
+    the longest token that fits (pass). The passed tokens are one sequence, so that `law` is asked once.
     """
     ids = tokenizer.encode(text)
     if not len(text):
@@ -41,8 +42,8 @@ def starts_with(law, tokenizer, text):
 
 
 def starts_with_by_covers(law, tokenizer, text):
-    """The same under any encoding, BPE's too: a sum over the cover encodings, those of which the last token alone reaches the
-    end of the text, and that the tokenizer itself would write."""
+    """The same under any encoding, BPE's too: a sum over the cover encodings, those of which the last token alone
+    reaches the end of the text, and that the tokenizer itself would write."""
     if not len(text):
         return 1.0
     total = 0.0
@@ -65,9 +66,11 @@ def next_symbol(law, tokenizer, text, symbols, start=starts_with):
 
 
 def greedy_law(tokenizer, log_probability, symbols):
-    """The exact `law` of greedily encoded text of infinite length. `log_probability`: of texts that start with a string.
+    """The exact `law` of greedily encoded text of infinite length. `log_probability`: of texts that start with a
+    string.
 
-    Whether an encoding begins with some tokens is settled by as many symbols behind them as the longest token has, less one.
+    Whether an encoding begins with some tokens is settled by as many symbols behind them as the longest token has, less
+    one.
     """
     ahead = max(map(len, tokenizer.tokens)) - 1
     tails = [b""]

@@ -21,8 +21,8 @@ class AgainstChain:
     split: str = "test"
 
     def __call__(self, model, params, data):
-        """{"nats", "optimal": entropy rate, "unigram": of the best model without a context, "closed": % of the way from there
-        to the optimum}."""
+        """{"nats", "optimal": entropy rate, "unigram": of the best model without a context, "closed": % of the way from
+        there to the optimum}."""
         total = np.zeros(2)
 
         def see(batch, scores):
@@ -40,8 +40,8 @@ def describe(nats, chain):
 
 
 def token_unigram_nats(tokenizer, train, test):
-    """Nats per symbol of `test` documents under the best model of independent tokens, its probabilities counted in `train`
-    (one is added to every count)."""
+    """Nats per symbol of `test` documents under the best model of independent tokens, its probabilities counted in
+    `train` (one is added to every count)."""
     counts = np.bincount(stream_of(train, tokenizer).tokens, minlength=tokenizer.vocab_size)[: len(tokenizer.tokens)] + 1.0
     nats = -np.log(counts / counts.sum())
     return float(sum(nats[ids].sum() for ids in tokenizer.encode_batch(test)) / sum(map(len, test)))
@@ -60,8 +60,8 @@ def model_law(model, params, length):
 
 
 def transitions(law, tokenizer, chain, length):
-    """Of every text of `length` symbols: (texts, P of the last symbol by the chain, by the tokens as they are prompted, and
-    corrected), float64 [texts] each."""
+    """Of every text of `length` symbols: (texts, P of the last symbol by the chain, by the tokens as they are prompted,
+    and corrected), float64 [texts] each."""
     symbols = [SYMBOLS[i : i + 1] for i in range(chain.tables()[0].shape[1])]
     texts = [b"".join(text) for text in itertools.product(symbols, repeat=length)]
     start = starts_with if tokenizer.merges is None else starts_with_by_covers
@@ -72,8 +72,8 @@ def transitions(law, tokenizer, chain, length):
 
 
 def transition_errors(truth, naive, corrected):
-    """{"naive", "corrected": mean absolute error, "naive_worst", "corrected_worst": largest one, "sure": % of the texts where
-    the tokens give 0 or 1, within a hundredth, and the chain is a tenth or more from it}."""
+    """{"naive", "corrected": mean absolute error, "naive_worst", "corrected_worst": largest one, "sure": % of the texts
+    where the tokens give 0 or 1, within a hundredth, and the chain is a tenth or more from it}."""
     n, c = np.abs(naive - truth), np.abs(corrected - truth)
     sure = (np.minimum(naive, 1 - naive) < 0.01) & (n > 0.1)
     return {
@@ -84,8 +84,8 @@ def transition_errors(truth, naive, corrected):
 
 @dataclasses.dataclass(frozen=True)
 class Transitions:
-    """How well a trained model of tokens gives the chain's transitions, prompted with tokens and corrected, behind every text
-    of `length` symbols."""
+    """How well a trained model of tokens gives the chain's transitions, prompted with tokens and corrected, behind
+    every text of `length` symbols."""
 
     chain: Any
     length: int = 6

@@ -1,4 +1,5 @@
-"""Does a model know the characters of words? The right answer's probability against wrong ones', whatever the tokens."""
+"""Does a model know the characters of words? The right answer's probability against wrong ones', whatever the
+tokens."""
 
 import dataclasses
 
@@ -10,7 +11,8 @@ from lmlab.evaluation.scoring import score
 
 
 def text_nats(model, params, tokenizer, texts, length, batch_size):
-    """float64 [texts]: -log p of each, as its own encoding behind BOS. UserError for a text longer than `length` tokens."""
+    """float64 [texts]: -log p of each, as its own encoding behind BOS. UserError for a text longer than `length`
+    tokens."""
     encoded, lengths = tokenizer.encode_batch(texts), tokenizer.token_lengths()
     annotate = getattr(tokenizer, "annotate", lambda batch: {})
     nats = []
@@ -35,10 +37,10 @@ def text_nats(model, params, tokenizer, texts, length, batch_size):
 class CharacterTasks:
     """Accuracy on questions about characters: of the answers to a question, is the right one the likeliest?
 
-    The text that is scored is `shots` answered questions of the same task, the question and an answer; what is before the
-    answer is the same for all, so that the likeliest text has the likeliest answer. Fewer are shown where a row is too short.
-    `path`: a folder of CUTE's files; None: questions made about words of the standard library that `CharacterTaskText` does
-    not train on.
+    The text that is scored is `shots` answered questions of the same task, the question and an answer; what is before
+    the answer is the same for all, so that the likeliest text has the likeliest answer. Fewer are shown where a row is
+    too short. `path`: a folder of CUTE's files; None: questions made about words of the standard library that
+    `CharacterTaskText` does not train on.
     """
 
     path: str | None = None
@@ -48,9 +50,9 @@ class CharacterTasks:
     split: str = "test"
 
     def __call__(self, model, params, data):
-        """{"characters/<task>": % right, "characters": their mean, "characters_chance": of guessing, "token_length": correlation of
-        being right with the bytes of the longest token of the word (0 where all are alike)}; nothing for a model that does not
-        continue a text."""
+        """{"characters/<task>": % right, "characters": their mean, "characters_chance": of guessing, "token_length":
+        correlation of being right with the bytes of the longest token of the word (0 where all are alike)}; nothing for
+        a model that does not continue a text."""
         if not data.corruption.continues:
             return {}
         rng, tokenizer = np.random.default_rng(self.seed), data.baked.tokenizer

@@ -1,8 +1,8 @@
 """Under-trained tokens (Magikarp; Land and Bartolo 2024, arXiv 2405.05417): found in the weights, verified by prompts.
 
 Rows of the unembedding of tokens that are never asked for are all pushed the same way, and so stay alike; rows of the
-embedding that are never read only decay. Tokens known to be unused (bytes that no UTF-8 text holds, BOS as an answer) say
-where the unused rows are.
+embedding that are never read only decay. Tokens known to be unused (bytes that no UTF-8 text holds, BOS as an answer)
+say where the unused rows are.
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ def unused_ids(tokenizer):
 def indicators(params, unused):
     """{indicator: float64 [V], small where a token looks unused}, from {"embedding": [V, D], "head": [D, V] if untied}.
 
-    "input_norm" and "output_norm": of the rows; a tied model has the latter alone. "cosine": distance of the output row to
-    the mean row of `unused`; "cosine_centred": after all rows' mean, "cosine_principal": after their first principal
+    "input_norm" and "output_norm": of the rows; a tied model has the latter alone. "cosine": distance of the output row
+    to the mean row of `unused`; "cosine_centred": after all rows' mean, "cosine_principal": after their first principal
     component is taken away. Where most tokens are unused, that component is what they share: use another.
     """
     E_VD = np.asarray(params["embedding"], np.float64)
@@ -61,8 +61,8 @@ def area_under_curve(values, untrained):
 
 
 def repeated(model, params, tokenizer, tokens, rows=32, length=32):
-    """float64 [tokens]: the largest probability that the model gives a token behind prompts that repeat it: it alone, in
-    lines, and in quotes."""
+    """float64 [tokens]: the largest probability that the model gives a token behind prompts that repeat it: it alone,
+    in lines, and in quotes."""
     fillers = [tokenizer.encode(text) for text in (b"", b"\n", b'" "')]
     result = np.zeros(len(tokens))
     for filler in fillers:
@@ -86,9 +86,9 @@ def repeated(model, params, tokenizer, tokens, rows=32, length=32):
 class UnderTrained:
     """How well the weights of a `LanguageModel` tell which tokens its training text never held.
 
-    Tokens that are pieces of characters, and such as the tokenizer does not write for their own bytes, are left out, as in
-    the paper. The `share` of the others that looks most unused under `indicator` is flagged, and verified where no prompt
-    gives it a probability of `least`.
+    Tokens that are pieces of characters, and such as the tokenizer does not write for their own bytes, are left out, as
+    in the paper. The `share` of the others that looks most unused under `indicator` is flagged, and verified where no
+    prompt gives it a probability of `least`.
     """
 
     split: str = "train"  # whose tokens are counted

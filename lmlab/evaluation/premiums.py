@@ -18,8 +18,8 @@ def fertility(tokens, lines):
 def premium_metrics(tokens, texts):
     """How unequal {language: tokens} of parallel `texts` {language: lines} are.
 
-    {"tokens_per_line": mean over languages, "spread": standard deviation over mean, in %, "largest": the most tokens of a
-    language over the fewest, "fertility": mean, "bytes_per_token": mean}.
+    {"tokens_per_line": mean over languages, "spread": standard deviation over mean, in %, "largest": the most tokens of
+    a language over the fewest, "fertility": mean, "bytes_per_token": mean}.
     """
     counts = np.array([tokens[name] for name in texts], float)
     sizes = np.array([sum(map(len, lines)) for lines in texts.values()])
@@ -36,8 +36,8 @@ def premium_metrics(tokens, texts):
 def equal_cost_sizes(tokenizers, texts, sizes):
     """{language: vocabulary} at which all languages take as many tokens as the one that takes the most at the largest.
 
-    `tokenizers`: {language: a BPE of the largest of `sizes`, or of as many ids as there are}, cut to the others for the curve of tokens against the
-    logarithm of the size, which is interpolated.
+    `tokenizers`: {language: a BPE of the largest of `sizes`, or of as many ids as there are}, cut to the others for the
+    curve of tokens against the logarithm of the size, which is interpolated.
     """
     sizes = sorted(sizes)
     curves = {

@@ -9,7 +9,8 @@ from lmlab.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """One measurement that trains no model: of tokenizers and of text. An arm's function returns it in place of a Run."""
+    """One measurement that trains no model: of tokenizers and of text. An arm's function returns it in place of a
+    Run."""
 
     corpus: Any  # what is read; `check` says that it is there
     seed: int = 0

@@ -1,4 +1,4 @@
-"""How many additions a model gets right, and where it goes wrong (Singh and Strouse 2024, arXiv number not known here)."""
+"""How many additions a model gets right, and where it goes wrong ("Tokenization counts", 2024)."""
 
 import dataclasses
 
@@ -11,15 +11,15 @@ from lmlab.evaluation.bits_per_byte import bits_per_byte
 
 @dataclasses.dataclass(frozen=True)
 class SumAccuracy:
-    """Share of the sums of a split that greedy decoding behind "=" would write: every token of the answer, and its end, is
-    the likeliest one behind the true ones before it. For `Sums`, on any tokens."""
+    """Share of the sums of a split that greedy decoding behind "=" would write: every token of the answer, and its end,
+    is the likeliest one behind the true ones before it. For `Sums`, on any tokens."""
 
     split: str = "test"
     most: int = 1000  # sums
 
     def __call__(self, model, params, data):
-        """{"right", "right_longer": where the answer has more digits than either addend, "right_equal": where not, all in %;
-        "first_wrong": mean place, from the left and in % of the answer's bytes, of the first wrong token}."""
+        """{"right", "right_longer": where the answer has more digits than either addend, "right_equal": where not, all
+        in %; "first_wrong": mean place, from the left and in % of the answer's bytes, of the first wrong token}."""
         tokenizer = data.baked.tokenizer
         documents = [d for _, d in zip(range(self.most), data.baked.documents(self.split), strict=False)]
         windows, best = Windows(stream_of(documents, tokenizer), data.length, tokenizer), []

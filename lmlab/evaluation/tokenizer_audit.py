@@ -1,4 +1,4 @@
-"""Qtok's questions to a tokenizer (arXiv number not known here; by the abstract): what its tokens are, and how they are used."""
+"""Qtok's questions to a tokenizer (by its abstract): what its tokens are, and how they are used."""
 
 import numpy as np
 
@@ -8,10 +8,10 @@ from lmlab.text.vocabulary import describe, kind, unreachable
 def audit(tokenizer, texts):
     """Numbers of a vocabulary, and of its use on {language: documents}.
 
-    `describe` of all tokens; "unreachable": % of them; "used": % that occur in the texts; "fragments_used": % of the texts'
-    tokens that are no whole characters; "whole_words": % of the words, with the space before them, that are one token;
-    "fertility": tokens per word and "bytes_per_token", means over languages; "core": % of the vocabulary that occurs in
-    every language.
+    `describe` of all tokens; "unreachable": % of them; "used": % that occur in the texts; "fragments_used": % of the
+    texts' tokens that are no whole characters; "whole_words": % of the words, with the space before them, that are one
+    token; "fertility": tokens per word and "bytes_per_token", means over languages; "core": % of the vocabulary that
+    occurs in every language.
     """
     tokens = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
     fragment = np.array([kind(t) == "fragment" for t in tokens])

@@ -17,7 +17,7 @@ def _axes(width=6.0, height=4.0):
 
 
 def draw_transitions(path, texts, truth, naive, corrected, title):
-    """P of the next symbol behind each text, sorted by the truth: the chain's, the prompted tokens' and the corrected."""
+    """P of a 1 behind each text, sorted by the truth: the chain's, the prompted tokens' and the corrected."""
     figure, axes = _axes(8.0)
     order = truth.argsort(kind="stable")
     places = range(len(texts))
@@ -26,7 +26,7 @@ def draw_transitions(path, texts, truth, naive, corrected, title):
     axes.plot(places, corrected[order], ".", color="tab:blue", label="Corrected")
     axes.set_xticks(list(places) if len(texts) <= 64 else [])
     axes.set_xticklabels([texts[i].decode() for i in order] if len(texts) <= 64 else [], rotation=90, fontsize=6)
-    axes.set(xlabel="Text before", ylabel="Probability of the next symbol", title=title, ylim=(-0.03, 1.03))
+    axes.set(xlabel="Text before", ylabel="Probability that a 1 follows", title=title, ylim=(-0.03, 1.03))
     axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
 

@@ -1,7 +1,8 @@
-"""Tokenizers over the few symbols of a toy text: dictionaries learned by byte pairs or by LZW, encoded by merges or greedily.
+"""Tokenizers over the few symbols of a toy text: dictionaries learned by byte pairs or by LZW, encoded by merges or
+greedily.
 
-Text is not cut into words. Only the symbols that occur in the training text can be encoded: the one tokenizer here that does
-not take every byte string.
+Text is not cut into words. Only the symbols that occur in the training text can be encoded: the one tokenizer here that
+does not take every byte string.
 """
 
 import dataclasses
@@ -22,8 +23,8 @@ ENCODINGS = ("merges", "greedy")
 
 @dataclasses.dataclass(frozen=True)
 class Dictionary:
-    """Recipe: the symbols and further tokens, `size` in all. `learned` by "pairs" (BPE) or by "lzw"; encoded by BPE's "merges"
-    or "greedy": always the longest token that fits (maximum prefix encoding). `size` 0: the symbols alone."""
+    """Recipe: the symbols and further tokens, `size` in all. `learned` by "pairs" (BPE) or by "lzw"; encoded by BPE's
+    "merges" or "greedy": always the longest token that fits (maximum prefix encoding). `size` 0: the symbols alone."""
 
     size: int = 10
     learned: str = "pairs"

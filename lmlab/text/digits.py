@@ -24,7 +24,7 @@ def group(digits: bytes, start: str) -> list[bytes]:
 
 @dataclasses.dataclass(frozen=True)
 class DigitGroups:
-    """Recipe and tokenizer: a token for every byte and for every group of two or three digits (Singh and Strouse 2024).
+    """Recipe and tokenizer: a token for every byte and for every group of two or three digits.
 
     GPT-3.5 and GPT-4 group from the left.
     """

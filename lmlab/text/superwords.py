@@ -66,7 +66,8 @@ def _letters(ids):
 
 
 def train_superwords(documents: Iterable[bytes], vocab_size: int, words: int) -> SuperwordTokenizer:
-    """Learn up to `words` ids within words, then merges across white space up to `vocab_size` ids, BOS and EOS among them.
+    """Learn up to `words` ids within words, then merges across white space up to `vocab_size` ids, BOS and EOS among
+    them.
 
     Documents are never merged across. UserError if `words` is not below `vocab_size`, or the documents are too few.
     """

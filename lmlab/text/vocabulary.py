@@ -14,8 +14,8 @@ def script(character: str) -> str:
 
 
 def kind(token: bytes) -> str:
-    """One of `KINDS`. A space before a word is not counted as a part of it; marks belong to letters; "fragment": not whole
-    characters; "special": no bytes."""
+    """One of `KINDS`. A space before a word is not counted as a part of it; marks belong to letters; "fragment": not
+    whole characters; "special": no bytes."""
     if not token:
         return "special"
     try:
@@ -36,9 +36,9 @@ def _class(character):
 
 
 def describe(tokens: list[bytes]) -> dict[str, float]:
-    """Shares of a vocabulary in %: "kind/<kind>" of all tokens, "script/<script>" of those that are letters of one script,
-    "script/several" of the others; "starts_word": share of the tokens of letters that begin with a space; "scripts": how
-    many there are."""
+    """Shares of a vocabulary in %: "kind/<kind>" of all tokens, "script/<script>" of those that are letters of one
+    script, "script/several" of the others; "starts_word": share of the tokens of letters that begin with a space;
+    "scripts": how many there are."""
     kinds = [kind(token) for token in tokens]
     letters = [token.decode().strip() for token, k in zip(tokens, kinds, strict=True) if k == "letters"]
     of = collections.Counter(_script_of(text) for text in letters)

@@ -39,7 +39,8 @@ def test_premiums_of_known_counts():
     texts = {"a": [b"one two", b"three"], "b": [b"x y z", b"w"]}
     found = premium_metrics({"a": 4, "b": 12}, texts)
     assert found["tokens_per_line"] == 4 and found["largest"] == 3 and found["spread"] == pytest.approx(50)
-    assert found["fertility"] == pytest.approx((4 / 3 + 12 / 4) / 2) and found["bytes_per_token"] == pytest.approx((3 + 0.5) / 2)
+    assert found["fertility"] == pytest.approx((4 / 3 + 12 / 4) / 2)
+    assert found["bytes_per_token"] == pytest.approx((3 + 0.5) / 2)
 
 
 def test_sizes_of_equal_cost_make_costs_equal():
