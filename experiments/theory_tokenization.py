@@ -9,12 +9,12 @@ transformers get there soon.
     python -m experiments.theory_tokenization runs/theory_tokenization/small FIGURE.png      losses against steps, drawn
 
 The chain is the paper's: two symbols, the next depends on the one k places before, and differs from it with probability
-0.8; the best loss is 0.500 nats per character, that of a unigram model ln 2 = 0.693. The paper's Figure 2: at order 2
-a character model stays at 0.693 for the whole plot (about 175 iterations), a model of 10 BPE tokens reaches the
-optimum; long training (about 8,000 iterations) lets the former off the plateau, later at order 4. The blocks here are
-Llama's with rotary positions, the paper's GPT-2's with learned ones: a rotary key finds the symbol k places back more
-easily. The unigram arms train nothing: tokens are counted, and the loss goes to the optimum as the dictionary grows, as
-the paper's bound says.
+0.8; the best loss is 0.500 nats per character, that of a unigram model ln 2 = 0.693. The paper's Figure 2: at order 2 a
+character model stays at 0.693 for the whole plot (about 175 iterations), a model of 10 BPE tokens reaches the optimum;
+long training (about 8,000 iterations) lets the former off the plateau, later at order 4. The blocks here are Llama's. A
+rotary key finds the symbol k places back by itself, and positions decide how long the plateau is: arms with rotary
+positions stand beside arms with learned ones, as in the paper's GPT-2. The unigram arms train nothing: tokens are
+counted, and the loss goes to the optimum as the dictionary grows, as the paper's bound says.
 
 At scale paper: width 20, 3 layers, 1 head, as in its Figure 5b, 8,000 steps of AdamW at 0.002 with a cosine (its Table
 3).
@@ -32,6 +32,7 @@ from lmlab.evaluation.chains import AgainstChain, token_unigram_nats
 from lmlab.experiment import Arm, Column, Experiment, Paper, Run, Study, Table
 from lmlab.models.build import transformer
 from lmlab.models.language_model import LanguageModel
+from lmlab.models.positions import LearnedPositions
 from lmlab.text.dictionary import Dictionary
 from lmlab.training.optimizers import AdamW, Cosine
 
@@ -57,21 +58,31 @@ def chain_of(order, scale):
     return SwitchingChain(order, count=60 if scale == "smoke" else 400, size=2000 if scale == "smoke" else 10_000)
 
 
-def learned(order, size, learned="pairs", encoded="merges"):
+def rotary(layers, width, heads, length):
+    """Llama's positions."""
+    return transformer(layers, width, 4 * width, heads)
+
+
+def absolute(layers, width, heads, length):
+    """GPT-2's: a learned vector for each, and nothing rotated."""
+    return LearnedPositions(rotary(layers, width, heads, length).clone(rotary_dim=0), length)
+
+
+def learned(order, size, learned="pairs", encoded="merges", backbone=rotary):
     """scale -> Run on a dictionary of `size` tokens."""
 
     def run(scale):
         (layers, width, heads), (steps, rows), characters = SIZES[scale]
         chain, ratio = chain_of(order, scale), BYTES_PER_TOKEN[size, learned]
-        tokenizer = Dictionary(size, learned, encoded, ratio)
+        tokenizer, length = Dictionary(size, learned, encoded, ratio), round(characters / ratio)
         return Run(
-            model=LanguageModel(tokenizer.vocab_size, transformer(layers, width, 4 * width, heads), tied=True),
+            model=LanguageModel(tokenizer.vocab_size, backbone(layers, width, heads, length)),
             corpus=chain,
             tokenizer=tokenizer,
             optimizer=AdamW(2e-3, Cosine(), weight_decay=1e-3),
             steps=steps,
             batch_size=rows,
-            length=round(characters / ratio),
+            length=length,
             evaluators=(BitsPerByte("test"), AgainstChain(chain)),
             evaluate_every=steps // 20 * 2 if scale == "smoke" else steps // 20,
             checkpoint_every=steps // 2,
@@ -114,6 +125,8 @@ ARMS = (
     Arm("bpe20", "BPE, 20 tokens", learned(2, 20), size=OTHER),
     Arm("lzw20", "LZW, 20 tokens", learned(2, 20, "lzw", "greedy"), size=OTHER),
     Arm("characters", "Characters", learned(2, 0), size=OTHER),
+    Arm("bpe10_absolute", "BPE, 10 tokens, GPT-2's positions", learned(2, 10, backbone=absolute)),
+    Arm("characters_absolute", "Characters, GPT-2's positions", learned(2, 0, backbone=absolute), size=OTHER),
     Arm("bpe20_order4", "Order 4: BPE, 20 tokens", learned(4, 20), size=OTHER),
     Arm("characters_order4", "Order 4: characters", learned(4, 0), size=OTHER),
     Arm("unigram_bpe", "BPE, counted", counted(2, "pairs", "merges")),
@@ -126,7 +139,7 @@ NATS = "nats per character"
 LOSSES = Table(
     name="losses",
     title="Transformers on a switching chain, p = q = 0.8",
-    arms=tuple(arm.name for arm in ARMS[:6]),
+    arms=tuple(arm.name for arm in ARMS[:8]),
     measured=(
         Column("nats", "Test", NATS, "lower", 4),
         Column("optimal", "Optimum", NATS, None, 4),
@@ -140,7 +153,7 @@ LOSSES = Table(
 COUNTED = Table(
     name="counted",
     title="The best unigram model over tokens, by the size of the dictionary",
-    arms=tuple(arm.name for arm in ARMS[6:]),
+    arms=tuple(arm.name for arm in ARMS[8:]),
     measured=(
         *(Column(f"d{size}", f"{size} tokens", NATS, "lower", 4) for size in DICTIONARIES),
         Column("optimal", "Optimum", NATS, None, 4),
@@ -159,7 +172,7 @@ def draw(runs, path):
     from lmlab.report.figures import draw_losses
 
     curves = {}
-    for arm in ARMS[:4]:
+    for arm in ARMS[:6]:
         metrics = pathlib.Path(runs, arm.name, "seed0", "metrics.jsonl")
         if metrics.exists():
             lines = [json.loads(line) for line in metrics.read_text().splitlines()]
