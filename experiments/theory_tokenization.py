@@ -12,9 +12,9 @@ The chain is the paper's: two symbols, the next depends on the one k places befo
 0.8; the best loss is 0.500 nats per character, that of a unigram model ln 2 = 0.693. The paper's Figure 2: at order 2 a
 character model stays at 0.693 for the whole plot (about 175 iterations), a model of 10 BPE tokens reaches the optimum;
 long training (about 8,000 iterations) lets the former off the plateau, later at order 4. The blocks here are Llama's. A
-rotary key finds the symbol k places back by itself, and positions decide how long the plateau is: arms with rotary
-positions stand beside arms with learned ones, as in the paper's GPT-2. The unigram arms train nothing: tokens are
-counted, and the loss goes to the optimum as the dictionary grows, as the paper's bound says.
+rotary key finds the symbol k places back by itself, and how long the plateau is may hang on the positions: arms with
+rotary positions stand beside arms with learned ones, as in the paper's GPT-2. The unigram arms train nothing: tokens
+are counted, and the loss goes to the optimum as the dictionary grows, as the paper's bound says.
 
 At scale paper: width 20, 3 layers, 1 head, as in its Figure 5b, 8,000 steps of AdamW at 0.002 with a cosine (its Table
 3).
