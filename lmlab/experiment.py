@@ -1,19 +1,18 @@
-"""The nouns of an experiment file: Paper, Scale, Arm, Run, Table, and how experiments are found by name."""
+"""The nouns of an experiment file: Paper, Scale, Arm, Run, Study, Table, and how experiments are found by name."""
 
 import dataclasses
 import difflib
 import importlib
-import os
 import pkgutil
 from collections.abc import Callable
 
 from lmlab import config
-from lmlab.data.corpora import Files
 from lmlab.errors import UserError
+from lmlab.evaluation.study import Study
 from lmlab.report.tables import Column
 from lmlab.training.run import Run
 
-__all__ = ["Arm", "Column", "Experiment", "Paper", "Run", "SCALES", "Scale", "Table", "find", "load", "names"]
+__all__ = ["Arm", "Column", "Experiment", "Paper", "Run", "SCALES", "Scale", "Study", "Table", "find", "load", "names"]
 
 Scale = str
 SCALES: dict[Scale, str] = {
@@ -36,7 +35,8 @@ class Paper:
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One row of a table: a name, how it is printed, scale -> Run, and what `lmlab show` should say of it, by scale.
+    """One row of a table: a name, how it is printed, scale -> Run (or Study), and what `lmlab show` should say of it,
+    by scale.
 
     `scales`: those it exists at; None: all of its experiment's. `size`: its size class where that is not the anchor's;
     its FLOPs per byte are then not compared.
@@ -44,7 +44,7 @@ class Arm:
 
     name: str
     label: str
-    run: Callable[[Scale], Run]
+    run: Callable[[Scale], Run | Study]
     notes: dict[Scale, str] = dataclasses.field(default_factory=dict)
     scales: tuple[Scale, ...] | None = None
     size: str = ""
@@ -78,7 +78,7 @@ class Experiment:
     scales: tuple[Scale, ...]
     arms: tuple[Arm, ...]
     tables: tuple[Table, ...]
-    anchor: str  # arm whose FLOPs per byte the others are matched to
+    anchor: str  # arm whose FLOPs per byte the others are matched to; of studies: that they are compared with
     name: str = ""  # filled in from the module's name
 
     def arm(self, name):
@@ -93,7 +93,8 @@ class Experiment:
         return tuple(arm for arm in self.arms if scale in (arm.scales or (*self.scales, scale)))
 
     def resolve(self, arm, scale, overrides=(), seed=None, corpus=None):
-        """The Run of an arm at a scale, on the files at the path `corpus` if given, with `field=value` overrides."""
+        """The Run (or Study) of an arm at a scale, on the files at the path `corpus` if given, with `field=value`
+        overrides."""
         if scale not in self.scales:
             raise UserError(f"{self.name} has no scale {scale!r}{_nearest(scale, self.scales)}")
         arm = self.arm(arm)
@@ -101,10 +102,9 @@ class Experiment:
             raise UserError(f"{self.name}/{arm.name} has no scale {scale!r}; it has {', '.join(arm.scales)}.")
         run = arm.run(scale)
         if corpus is not None:
-            run = dataclasses.replace(run, corpus=Files(os.path.abspath(corpus)))
+            run = run.reading(corpus)
         if seed is not None:
-            after = run.after and dataclasses.replace(run.after, seed=seed)
-            run = dataclasses.replace(run, seed=seed, after=after)
+            run = run.seeded(seed)
         return config.override(run, overrides)
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import sys
+import time
 import zlib
 
 import numpy as np
@@ -26,9 +27,13 @@ def run_arm(run, directory, arm, on_metrics=lambda step, values: None, profile=N
     """Train `run` to its end in `directory` (resuming what is there) and write result.json; returns its content.
     `profile`: as in `train`.
 
-    A directory that already holds the result of this very run is left as it is. With several processes all call this;
-    the first writes and returns the result, the others return None.
+    A `Study` is measured instead. A directory that already holds the result of this very run is left as it is. With
+    several processes all call this; the first writes and returns the result, the others return None.
     """
+    from lmlab.evaluation.study import Study
+
+    if isinstance(run, Study):
+        return _measure(run, directory, arm)
     from lmlab.training import processes
     from lmlab.training.directory import check
     from lmlab.training.loop import train
@@ -51,6 +56,33 @@ def run_arm(run, directory, arm, on_metrics=lambda step, values: None, profile=N
         params = processes.gather(params)
         watch.wait_for("the sample and the result")
         return processes.first(lambda: _write_result(run, directory, arm, params, data, metrics))
+
+
+def _measure(study, directory, arm):
+    """What `run_arm` does with a `Study`, in one process."""
+    from lmlab.training.directory import check, claimed, commits, write
+
+    path = os.path.join(directory, "result.json")
+    if check(study, directory) and os.path.exists(path):
+        return config.load_json(path)
+    study.check()  # before anything is written
+    with claimed(study, directory):
+        began = time.perf_counter()
+        metrics = study.measure()
+        result = {
+            "arm": arm,
+            "seed": study.seed,
+            **dict.fromkeys(("steps", "train_bytes", "train_flops", "parameters", "flops_per_byte"), 0),
+            "seconds": time.perf_counter() - began,
+            "metrics": metrics,
+            "provenance": {"commits": commits(directory), "date": _now(), "machine": machine()},
+        }
+        write(path, json.dumps(result))
+    return result
+
+
+def _now():
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _write_result(run, directory, arm, params, data, metrics):
@@ -88,7 +120,7 @@ def _write_result(run, directory, arm, params, data, metrics):
         "passages": passages,
         "provenance": {
             "commits": commits(directory),
-            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            "date": _now(),
             "machine": machine(),
             "splits": {name: data.baked.manifest["splits"][name] for name in ("train", "validation", "test")},
         },
@@ -286,11 +318,12 @@ def table_view(experiment, table, results):
 
 
 def gather_provenance(results):
-    """What the results say of themselves: commits that trained them, last date, machines, and bytes of the splits."""
+    """What the results say of themselves: commits that made them, last date, machines, and bytes of the splits, which
+    only runs have."""
     each = [r.provenance for r in results]
     machines = [p["machine"] for p in each]
     splits = [p["splits"] for p in each if "splits" in p]
-    sizes = {name: {k: splits[0][name][k] for k in ("documents", "source_bytes")} for name in splits[0]}
+    sizes = {name: {k: s[k] for k in ("documents", "source_bytes")} for name, s in (splits or [{}])[0].items()}
     return {
         "commit": ", ".join(sorted({c for p in each for c in p["commits"]})),
         "date": max(p["date"] for p in each),

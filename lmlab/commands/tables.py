@@ -86,5 +86,6 @@ def results(args):
     sizes = ", ".join(
         f"{name} {s['source_bytes']:,} bytes in {s['documents']:,} documents" for name, s in provenance["splits"].items()
     )
-    print(f"Splits: {sizes}.\n")
+    if sizes:
+        print(f"Splits: {sizes}.\n")
     print(f"Measured by `{provenance['command']}` at commit {provenance['commit']}, {provenance['date']}.")

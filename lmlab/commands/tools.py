@@ -26,8 +26,11 @@ def convert(args):
 def data(args):
     """`lmlab data PAPER/ARM`: bake, count and verify."""
     from lmlab.data.bake import bake
+    from lmlab.evaluation.study import Study
 
     _, _, run = resolve(args)
+    if isinstance(run, Study):
+        raise UserError(f"{args.name} bakes no corpus: it reads its text as it is.")
     baked = bake(run.corpus, run.tokenizer)
     if args.verify:
         baked.verify()
@@ -52,6 +55,10 @@ def compile_step(args):
     for path in arms:
         found, arm = experiment.find(path)
         run = found.resolve(arm, args.scale, args.set, None, args.corpus)
+        if isinstance(run, experiment.Study):
+            if not args.all:
+                raise UserError(f"{path} trains nothing, so that there is nothing to compile.")
+            continue
         print(f"{path} at {args.scale}", flush=True)
         try:
             line = row(path, *fit(run, args.topology, args.slices, quick=args.quick))

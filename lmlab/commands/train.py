@@ -6,10 +6,13 @@ from lmlab.errors import UserError
 
 def train_one(run, directory, arm, profile=None):
     """`run_arm` with a bar of its progress."""
+    from lmlab.evaluation.study import Study
     from lmlab.report.terminal import training_progress
     from lmlab.runner import run_arm
     from lmlab.training import processes
 
+    if isinstance(run, Study):
+        return run_arm(run, directory, arm)
     processes.all_devices()  # a UserError now, if there are none
     if not processes.is_first():
         return run_arm(run, directory, arm, profile=profile)
@@ -25,6 +28,7 @@ def train_one(run, directory, arm, profile=None):
 
 def train(args):
     """`lmlab train PAPER/ARM`."""
+    from lmlab.evaluation.study import Study
     from lmlab.report.times import describe
     from lmlab.runner import run_directory
     from lmlab.training.profile import check_steps, parse_steps
@@ -34,8 +38,11 @@ def train(args):
     directory = args.dir or run_directory("runs", loaded.name, args.scale, arm, args.seed, changes_of(args))
     if not args.distributed and (args.coordinator, args.processes, args.process) != (None, None, None):
         raise UserError("--coordinator, --processes and --process go with --distributed.")
+    if isinstance(run, Study) and (args.profile is not None or args.distributed):
+        raise UserError(f"{args.name} trains nothing: it takes neither --profile nor --distributed.")
     profile = parse_steps(args.profile) if args.profile is not None else None
-    check_steps(profile, run)
+    if profile:
+        check_steps(profile, run)
     prepare(args.device)
     if args.distributed:
         from lmlab.training import processes
@@ -47,6 +54,6 @@ def train(args):
     for name, value in result["metrics"].items():
         if isinstance(value, float):
             print(f"{name:<24} {value:.4f}")
-    if times := last_line(directory, run.steps, "goodput"):
+    if not isinstance(run, Study) and (times := last_line(directory, run.steps, "goodput")):
         print(describe(times))
     print(f"run directory: {directory}")

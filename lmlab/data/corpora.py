@@ -131,6 +131,15 @@ class Files:
         return f"files-{h.hexdigest()[:16]}" + (f"-{self.cut}" if self.cut else "")
 
 
+def read_file(path):
+    """The bytes of a file, unpacked if it ends in .gz; UserError if it cannot be read."""
+    try:
+        with gzip.open(path) if path.lower().endswith(".gz") else open(path, "rb") as f:
+            return f.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"Cannot read {path}: {type(error).__name__}: {error}.") from error
+
+
 def cut_documents(documents, size):
     """Documents of at most `size` bytes: cut behind the last line end that fits, or else between two characters."""
     if size < 4:

@@ -8,6 +8,7 @@ pre-tokenizer), and their invalid bytes, each of which is encoded as the token o
 import dataclasses
 import functools
 import hashlib
+import json
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,7 +34,7 @@ def byte_alphabet() -> list[str]:
     return [chr(code_points[byte]) for byte in range(256)]
 
 
-def _runs(data: bytes) -> Iterator[str | int]:
+def runs(data: bytes) -> Iterator[str | int]:
     """The document in order: valid text (`str`, not empty) and invalid bytes (`int`)."""
     text = data.decode("utf-8", "surrogateescape")
     end = 0
@@ -48,7 +49,7 @@ def _runs(data: bytes) -> Iterator[str | int]:
 
 def valid_texts(data: bytes) -> Iterator[str]:
     """The document's valid text, in pieces that a trainer may see one by one."""
-    return (piece for run in _runs(data) if isinstance(run, str) for piece in _pieces(run))
+    return (piece for run in runs(data) if isinstance(run, str) for piece in _pieces(run))
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -113,6 +114,24 @@ class BPETokenizer:
     def _lengths(self) -> np.ndarray:
         return np.array([len(token) for token in self._token_bytes], np.int32)
 
+    @functools.cached_property
+    def merges(self) -> list[tuple[bytes, bytes]]:
+        """The merge rules as bytes, in the order in which they were learned."""
+        byte_of = {character: byte for byte, character in enumerate(byte_alphabet())}
+        rules = json.loads(self.definition)["model"]["merges"]
+        pairs = (rule.split(" ") if isinstance(rule, str) else rule for rule in rules)
+        return [(bytes(map(byte_of.get, left)), bytes(map(byte_of.get, right))) for left, right in pairs]
+
+    def truncated(self, vocab_size: int) -> "BPETokenizer":
+        """The tokenizer that training on the same text to a smaller vocabulary gives: the first merges alone."""
+        if not 258 <= vocab_size <= self.vocab_size:
+            raise UserError(f"A BPE of {self.vocab_size} ids can be cut to 258 ids or more, not to {vocab_size}.")
+        content = json.loads(self.definition)
+        model, drop = content["model"], self.vocab_size - vocab_size
+        model["merges"] = model["merges"][: len(model["merges"]) - drop]
+        model["vocab"] = {token: i for token, i in model["vocab"].items() if i < vocab_size - 2}
+        return dataclasses.replace(self, definition=json.dumps(content))
+
     @property
     def vocab_size(self) -> int:
         return len(self._token_bytes)
@@ -146,17 +165,21 @@ class BPETokenizer:
                 group, size = [], 0
         return encoded + self._encode_group(group)
 
+    def _parts(self, data: bytes) -> Iterator[str | int]:
+        """The document in order: text that the library encodes, and bytes that stand for themselves."""
+        for run in runs(data):
+            yield from (run,) if isinstance(run, int) else _pieces(run)
+
     def _encode_group(self, documents: list[bytes]) -> list[np.ndarray]:
         texts, plans = [], []  # a plan: per part of the document, an index into `texts` or the ids [1] of a byte
         for data in documents:
             plan = []
-            for run in _runs(data):
-                if isinstance(run, int):
-                    plan.append(np.array([self._byte_ids[run]], np.int32))
+            for part in self._parts(data):
+                if isinstance(part, int):
+                    plan.append(np.array([self._byte_ids[part]], np.int32))
                     continue
-                for piece in _pieces(run):
-                    plan.append(len(texts))
-                    texts.append(piece)
+                plan.append(len(texts))
+                texts.append(part)
             plans.append(plan)
         encodings = self._library.encode_batch_fast(texts, add_special_tokens=False)
         ids = [np.array(encoding.ids, np.int32) for encoding in encodings]
@@ -217,6 +240,16 @@ def train_bpe(documents: Iterable[bytes], vocab_size: int, bytes_per_token: floa
     Raises:
         UserError: `vocab_size` is under 258, or the documents hold too few distinct pairs for it.
     """
+    tokenizer = train_bpe_up_to(documents, vocab_size, bytes_per_token)
+    if tokenizer.vocab_size < vocab_size:
+        raise UserError(
+            f"The corpus is too small for a BPE vocabulary of {vocab_size}: it yields only {tokenizer.vocab_size}."
+        )
+    return tokenizer
+
+
+def train_bpe_up_to(documents: Iterable[bytes], vocab_size: int, bytes_per_token: float = 4.0) -> BPETokenizer:
+    """`train_bpe` with fewer ids where the documents hold no more pairs. UserError if `vocab_size` is under 258."""
     if vocab_size < 258:
         raise UserError(f"A BPE vocabulary needs at least 258 ids (256 bytes, BOS and EOS), not {vocab_size}.")
     library = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -226,9 +259,4 @@ def train_bpe(documents: Iterable[bytes], vocab_size: int, bytes_per_token: floa
         vocab_size=vocab_size - 2, min_frequency=2, initial_alphabet=byte_alphabet(), show_progress=False
     )
     library.train_from_iterator((text for data in documents for text in valid_texts(data)), trainer)
-    if library.get_vocab_size() < vocab_size - 2:
-        raise UserError(
-            f"The corpus is too small for a BPE vocabulary of {vocab_size}: "
-            f"it yields only {library.get_vocab_size() + 2}."
-        )
     return BPETokenizer(library.to_str(), bytes_per_token)

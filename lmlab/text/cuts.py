@@ -5,10 +5,10 @@ import pathlib
 from collections.abc import Iterable
 
 import numpy as np
-import tokenizers
 
-from lmlab.text.bpe import BPETokenizer, byte_alphabet, valid_texts
+from lmlab.text.bpe import BPETokenizer
 from lmlab.text.bytes import ByteTokenizer
+from lmlab.text.unigram import Unigram
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,14 +26,7 @@ class UnigramCuts(ByteTokenizer):
 
     def train(self, documents: Iterable[bytes]) -> "CutTokenizer":
         """Learn the pieces; fewer if the documents hold no more."""
-        library = tokenizers.Tokenizer(tokenizers.models.Unigram())
-        library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-        library.decoder = tokenizers.decoders.ByteLevel()
-        trainer = tokenizers.trainers.UnigramTrainer(
-            vocab_size=self.pieces, initial_alphabet=byte_alphabet(), show_progress=False
-        )
-        library.train_from_iterator((text for data in documents for text in valid_texts(data)), trainer)
-        return CutTokenizer(BPETokenizer(library.to_str()))
+        return CutTokenizer(Unigram(self.pieces + 2).train(documents))
 
     def load(self, path: str | pathlib.Path) -> "CutTokenizer":
         """Read what this recipe trained."""

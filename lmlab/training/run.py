@@ -1,8 +1,10 @@
 """Run: everything that one training needs, as one frozen tree."""
 
 import dataclasses
+import os
 from typing import Any
 
+from lmlab.data.corpora import Files
 from lmlab.data.corruptions import NextTokens
 from lmlab.errors import UserError
 from lmlab.objectives.next_token import NextToken
@@ -68,6 +70,14 @@ class Run:
             raise UserError(
                 f"The tokenizer has {self.tokenizer.vocab_size} ids{and_extra} but the model only {self.model.vocab_size}."
             )
+
+    def reading(self, path):
+        """This run on the files at `path`."""
+        return dataclasses.replace(self, corpus=Files(os.path.abspath(path)))
+
+    def seeded(self, seed):
+        """This run, and what comes before it, with another seed."""
+        return dataclasses.replace(self, seed=seed, after=self.after and dataclasses.replace(self.after, seed=seed))
 
     def flops(self, ratios=()):
         """Forward FLOPs per token of a window by part, chunks as planned or at `ratios`."""

@@ -1,4 +1,5 @@
-"""Every registered arm: resolves to its golden text, is matched in FLOPs, and trains two steps at smoke scale.
+"""Every registered arm: resolves to its golden text, is matched in FLOPs, and trains two steps at smoke scale, or
+measures what its tables show.
 
 After an intended change: UPDATE_GOLDEN=1 python -m pytest tests/experiments
 """
@@ -15,6 +16,7 @@ from lmlab import config, experiment
 from lmlab.data.bake import bake
 from lmlab.data.batches import TrainBatches
 from lmlab.errors import UserError
+from lmlab.text.dictionary import Dictionary
 from lmlab.training.sharding import batch_sharding, make_mesh, place
 from lmlab.training.step import make_init, make_step
 from tests.training import tiny
@@ -37,7 +39,9 @@ UNMATCHED = {  # not matched in FLOPs per byte as they are counted here: mostly 
     *(("manta", arm, "paper") for arm in ("stride", "manta")),
 }
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-ARMS = [(n, a.name) for n in experiment.names() for a in experiment.load(n).at("smoke")]
+SMOKE = [(n, a.name) for n in experiment.names() for a in experiment.load(n).at("smoke")]
+STUDIES = [(n, a) for n, a in SMOKE if isinstance(experiment.load(n).resolve(a, "smoke"), experiment.Study)]
+ARMS = [arm for arm in SMOKE if arm not in STUDIES]
 RUNS = [
     (n, a.name, s) for n in experiment.names() for s in experiment.load(n).scales for a in experiment.load(n).at(s)
 ]
@@ -56,7 +60,7 @@ def test_resolves_to_its_golden_text(name, arm, scale):
 @pytest.mark.parametrize("name, scale", sorted({(n, s) for n, _, s in RUNS}))
 def test_arms_are_matched_in_flops_per_byte(name, scale):
     found = experiment.load(name)
-    arms = [a for a in found.at(scale) if not a.size]
+    arms = [a for a in found.at(scale) if not a.size and not isinstance(a.run(scale), experiment.Study)]
     flops = {a.name: sum(found.resolve(a.name, scale).flops_per_byte().values()) for a in arms}
     for arm, value in flops.items():
         ratio = value / flops[found.anchor]
@@ -103,6 +107,16 @@ def test_an_arm_of_one_scale_is_refused_at_another():
         experiment.load("hnet").resolve("hnet_2stage_XL", "small")
 
 
+@pytest.mark.parametrize("name, arm", STUDIES)
+def test_a_study_measures_what_its_tables_show(name, arm):
+    study, found = experiment.load(name).resolve(arm, "smoke"), experiment.load(name)
+    shown = {c.key for table in found.tables if arm in table.arms for c in table.measured}
+    measured = study.measure()
+    assert all(isinstance(v, float) and np.isfinite(v) for v in measured.values())
+    assert shown & set(measured) and set(measured) <= shown | {"bytes"}
+    assert measured == study.seeded(study.seed).measure()
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """Enough made-up text for the smoke vocabularies."""
@@ -118,7 +132,8 @@ def corpus(tmp_path_factory):
 @pytest.mark.parametrize("name, arm", ARMS)
 def test_two_steps_at_smoke_scale(name, arm, corpus, tmp_path):
     run = experiment.load(name).resolve(arm, "smoke")
-    run = dataclasses.replace(run, corpus=corpus, batch_size=4, length=64)
+    own = isinstance(run.tokenizer, Dictionary)  # reads the symbols of its own text alone
+    run = dataclasses.replace(run, corpus=run.corpus if own else corpus, batch_size=4, length=64)
     baked = bake(run.corpus, run.tokenizer, str(tmp_path))
     windows = run.corruption.windows(baked.split("train"), run.length, baked.tokenizer)
     batches = TrainBatches(windows, run.batch_size, 0)

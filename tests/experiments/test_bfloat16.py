@@ -25,6 +25,8 @@ def distinct():
         loaded = experiment.load(name)
         for arm in loaded.at("smoke"):
             run = loaded.resolve(arm.name, "smoke")
+            if isinstance(run, experiment.Study):
+                continue
             found.setdefault((frozenset(kinds(run.model)), type(run.objective)), (f"{name}/{arm.name}", run))
     return dict(found.values())
 

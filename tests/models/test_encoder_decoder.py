@@ -23,7 +23,7 @@ def structures():
     arms = {}
     for name in experiment.names():
         for arm in experiment.load(name).at("smoke"):
-            model = arm.run("smoke").model
+            model = getattr(arm.run("smoke"), "model", None)
             if isinstance(model, EncoderDecoder):
                 arms.setdefault(re.sub(r"[0-9.]+", "", config.to_text(model)), f"{name}/{arm.name}")
     return list(arms.values())

@@ -1,0 +1,85 @@
+"""Tokenization counts: the impact of tokenization on arithmetic in frontier LLMs (2024; known here by its abstract).
+
+The paper's claim: GPT-3.5 and GPT-4, whose numbers are cut into groups of three digits from the left, add much better
+where commas force groups from the right; errors follow stereotyped patterns.
+
+    lmlab table tokenization_counts --scale smoke
+    lmlab table tokenization_counts --scale small
+
+The paper prompts finished models. Here small transformers of one shape are trained from nothing on additions, the same
+for every arm: digits one by one, in groups of three from the left, from the right, or from the left with commas
+between. An answer counts if all of it is right, and apart where it is longer than the addends: there groups from the
+left shift against theirs. Rows hold equally many tokens in every arm, so that arms of groups see up to twice as many
+sums per step.
+"""
+
+from lmlab.data.sums import Sums
+from lmlab.evaluation.bits_per_byte import BitsPerByte
+from lmlab.evaluation.sums import SumAccuracy
+from lmlab.experiment import Arm, Column, Experiment, Paper, Run, Table
+from lmlab.models.build import transformer
+from lmlab.models.language_model import LanguageModel
+from lmlab.text.bytes import ByteTokenizer
+from lmlab.text.digits import DigitGroups
+from lmlab.training.optimizers import WSD, AdamW
+
+PAPER = Paper(
+    title="Tokenization counts: the impact of tokenization on arithmetic in frontier LLMs",
+    year=2024,
+    url="abstract only",
+    claim="Grouping digits from the right, which commas enforce, leads to largely improved addition over groups from the "
+    "left.",
+)
+
+# Layers, width, heads; sums, digits of an addend; steps, rows, tokens per row.
+SIZES = {
+    "smoke": ((2, 64, 4), (4000, (2, 3)), (60, 16, 64)),
+    "small": ((3, 128, 4), (40_000, (2, 4)), (3000, 32, 128)),
+}
+
+
+def adding(tokenizer, separator=""):
+    """scale -> Run."""
+
+    def run(scale):
+        (layers, width, heads), (count, digits), (steps, rows, length) = SIZES[scale]
+        return Run(
+            model=LanguageModel(tokenizer.vocab_size, transformer(layers, width, n_heads=heads)),
+            corpus=Sums(count, digits, separator),
+            tokenizer=tokenizer,
+            optimizer=AdamW(2e-3, WSD(0.1, 0.3)),
+            steps=steps,
+            batch_size=rows,
+            length=length,
+            evaluators=(BitsPerByte("test"), SumAccuracy("test")),
+            evaluate_every=steps // 2,
+            checkpoint_every=steps // 2,
+        )
+
+    return run
+
+
+NOTE = dict.fromkeys(SIZES, "the same shape on other tokens: not matched in FLOPs per byte.")
+ARMS = (
+    Arm("single", "Single digits", adding(ByteTokenizer()), NOTE, size="bytes"),
+    Arm("left", "Groups from the left", adding(DigitGroups("left"))),
+    Arm("right", "Groups from the right", adding(DigitGroups("right"))),
+    Arm("commas", "From the left, with commas", adding(DigitGroups("left"), ",")),
+)
+
+TABLE = Table(
+    name="addition",
+    title="Additions by how their digits are grouped",
+    arms=tuple(arm.name for arm in ARMS),
+    measured=(
+        Column("right", "Right", "% of sums", "higher", 1),
+        Column("right_equal", "As long as the addends", "% right", "higher", 1),
+        Column("right_longer", "Longer than both", "% right", "higher", 1),
+        Column("first_wrong", "First error", "% into the answer", None, 1),
+        Column("bpb", "Test", "bits per byte", "lower", 3),
+        Column("bytes_per_token", "Token", "bytes", None, 2),
+    ),
+    note="The paper's own tables were not read. Commas are bytes, so that bits per byte of that arm do not compare.",
+)
+
+EXPERIMENT = Experiment(paper=PAPER, scales=("smoke", "small"), arms=ARMS, tables=(TABLE,), anchor="left")

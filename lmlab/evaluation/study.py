@@ -1,0 +1,36 @@
+"""Study: what is measured without training a model, beside Run as an arm of a table."""
+
+import dataclasses
+import os
+from typing import Any
+
+from lmlab.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """One measurement that trains no model: of tokenizers and of text. An arm's function returns it in place of a
+    Run."""
+
+    corpus: Any  # what is read; `check` says that it is there
+    seed: int = 0
+
+    def check(self):
+        """UserError, before anything is written, if the text does not suit."""
+        self.corpus.check()
+
+    def measure(self):
+        """{metric: number}; a pure function of the fields and the text."""
+        raise NotImplementedError
+
+    def reading(self, path):
+        """This study on the text at `path`. UserError if it makes its own."""
+        if not hasattr(self.corpus, "path"):
+            raise UserError(f"This study draws its own text ({type(self.corpus).__name__}): it reads no other.")
+        return dataclasses.replace(self, corpus=dataclasses.replace(self.corpus, path=os.path.abspath(path)))
+
+    def seeded(self, seed):
+        """This study with another seed."""
+        if seed < 0:
+            raise UserError(f"A seed is at least 0, not {seed}.")
+        return dataclasses.replace(self, seed=seed)
