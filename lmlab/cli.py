@@ -91,10 +91,10 @@ def _parser():
     sub.add_argument("--step", type=int, metavar="N", help="print the batch that the run trains on in step N instead")
 
     sub = command("convert", tools.convert, "turn released weights into a directory that lmlab reads, or a directory back")
-    sub.add_argument("family", choices=["hnet"], help="whose names and layouts")
+    sub.add_argument("family", choices=["gpt2", "hnet", "llama"], help="whose names and layouts")
     sub.add_argument("source", metavar="SRC", help="checkpoint file, or run directory or converted model")
-    sub.add_argument("out", metavar="DST", help="new directory, or new .pt or .safetensors file")
-    sub.add_argument("--config", metavar="FILE", help="config.json that came with the checkpoint")
+    sub.add_argument("out", metavar="DST", help="new directory, or new .pt or .safetensors file (or .bin, for llama2.c)")
+    sub.add_argument("--config", metavar="FILE", help="config.json that came with the checkpoint (llama2.c's .bin needs none)")
     sub.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the new file (default: as stored)")
 
     sub = command("data", tools.data, "bake the corpus of an arm and describe it")

@@ -7,19 +7,17 @@ from lmlab.errors import Interrupted, UserError
 
 
 def convert(args):
-    """`lmlab convert hnet SOURCE OUT`, in either direction."""
-    from lmlab.convert.hnet import export_checkpoint, import_checkpoint
+    """`lmlab convert FAMILY SOURCE OUT`, in either direction."""
+    from lmlab.convert import families
 
     if os.path.isdir(args.source):
         if args.config:
             raise UserError("--config is for reading a checkpoint; a directory holds its own.")
-        export_checkpoint(args.source, args.out, args.dtype)
+        families.export_checkpoint(args.family, args.source, args.out, args.dtype)
     else:
         if args.dtype:
             raise UserError("--dtype is for writing a checkpoint; reading one keeps its dtypes.")
-        if not args.config:
-            raise UserError("A checkpoint needs --config FILE, the config.json that came with it.")
-        import_checkpoint(args.source, args.config, args.out)
+        families.import_checkpoint(args.family, args.source, args.config, args.out)
     print(args.out)
 
 
