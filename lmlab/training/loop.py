@@ -9,7 +9,7 @@ import numpy as np
 
 from lmlab.data.bake import bake
 from lmlab.data.batches import TrainBatches
-from lmlab.errors import Diverged, Interrupted, Stopped
+from lmlab.errors import Diverged, Interrupted, Stopped, UserError
 from lmlab.evaluation.bits_per_byte import BitsPerByte, Data
 from lmlab.kernels.chips import peak_flops
 from lmlab.training import checkpoints, processes
@@ -41,7 +41,8 @@ def train(run, directory, on_metrics=lambda step, values: None, profile=None):
 
     Returns (params, data) at the end of the run; `on_metrics(step, values)` sees every logged line. With several
     processes all call this, and the first writes the run directory. A run that comes after another trains that first, in
-    `directory`-before, which is not looked at once there is a checkpoint to go on from. UserError if the directory holds
+    `directory`-before, and the teacher of its objective in `directory`-teacher, which are not looked at once there is a
+    checkpoint to go on from. UserError if the directory holds
     another run, is in use or cannot be written, if the corpus has changed or lacks a split that is evaluated, or if mesh
     and batch do not fit the devices, and where `run.spikes` says so after a step that was refused; `Interrupted` where a
     checkpoint to roll back to is damaged. `Stopped` after SIGTERM or Ctrl-C, once what was done is saved. `profile`:
@@ -50,15 +51,17 @@ def train(run, directory, on_metrics=lambda step, values: None, profile=None):
     check_steps(profile, run)
     mesh = make_mesh(run.mesh)
     check_rows(run, mesh)
-    before = None
-    if run.after is not None:
+    firsts = {"before": run.after, "teacher": getattr(run.objective, "teacher", None)}
+    firsts, before = {name: other for name, other in firsts.items() if other is not None}, {}
+    if firsts:
         begun = processes.first(lambda: check(run, directory) and checkpoints.newest_whole(_checkpoints(directory))[0])
         (begun,) = processes.from_first(begun or 0)
         # Before its first periodic checkpoint a run may roll back to where it began.
         if not begun or (run.spikes.policy == "rollback" and begun < run.checkpoint_every):
-            before, _ = train(run.after, os.fspath(directory).rstrip("/") + "-before")
-            # On the host: what is on the devices, steps may take.
-            before = jax.device_get(processes.gather(before))
+            for name, other in firsts.items():
+                params, read = train(other, f"{os.fspath(directory).rstrip('/')}-{name}")
+                # On the host: what is on the devices, steps may take.
+                before[name] = jax.device_get(processes.gather(params)), read.baked.tokenizer
     clock = Clock()
     with StopSignal() as stop, contextlib.ExitStack() as stack:
         processes.first(lambda: check(run, directory))
@@ -95,6 +98,21 @@ def train(run, directory, on_metrics=lambda step, values: None, profile=None):
     return params, dataclasses.replace(data, check=lambda: None)
 
 
+def _taught(run, state, shardings, tokenizer, teacher, teachers_own):
+    """The state before the first step of a run whose objective has a teacher, trained with the tokenizer
+    `teachers_own`. UserError where the run reads the text in another beside its own."""
+    beside = getattr(tokenizer, "teacher", None)
+    if beside is None or beside.fingerprint != teachers_own.fingerprint:
+        raise UserError("The tokenizer beside the run's own is not the one that its teacher was trained with.")
+    fresh = jax.device_get(processes.gather(state.params))
+    params = run.objective.begin(run.model, fresh, teacher, tokenizer)
+    state = state.replace(params=place_parameters(params, shardings.params))
+    if not hasattr(run.objective, "begun"):
+        return state
+    remembered = run.objective.begun(run.model, teacher, tokenizer)
+    return state.replace(objective=place_parameters(remembered, shardings.objective))
+
+
 def _train(run, directory, data, mesh, stop, watch, clock, on_metrics, profile, before):
     optimizer = run.optimizer.build(run.steps)
     init, shardings = make_init(run, optimizer, mesh)
@@ -115,7 +133,11 @@ def _train(run, directory, data, mesh, stop, watch, clock, on_metrics, profile, 
     def first():
         """The state before the first step."""
         state = init(jax.random.key(run.seed))
-        return state if before is None else state.replace(params=place_parameters(before, shardings.params))
+        if "before" in before:
+            state = state.replace(params=place_parameters(before["before"][0], shardings.params))
+        if "teacher" in before:
+            state = _taught(run, state, shardings, data.baked.tokenizer, *before["teacher"])
+        return state
 
     folder = _checkpoints(directory)
     warnings = processes.first(lambda: checkpoints.set_aside(folder))
