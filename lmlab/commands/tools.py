@@ -1,4 +1,4 @@
-"""`lmlab convert`, `lmlab data`, `lmlab compile` and `lmlab bench`."""
+"""`lmlab convert`, `lmlab transfer`, `lmlab data`, `lmlab compile` and `lmlab bench`."""
 
 import os
 
@@ -11,13 +11,22 @@ def convert(args):
     from lmlab.convert import families
 
     if os.path.isdir(args.source):
-        if args.config:
-            raise UserError("--config is for reading a checkpoint; a directory holds its own.")
+        for name in ("config", "tokenizer"):
+            if getattr(args, name):
+                raise UserError(f"--{name} is for reading a checkpoint; a directory holds its own.")
         families.export_checkpoint(args.family, args.source, args.out, args.dtype)
     else:
         if args.dtype:
             raise UserError("--dtype is for writing a checkpoint; reading one keeps its dtypes.")
-        families.import_checkpoint(args.family, args.source, args.config, args.out)
+        families.import_checkpoint(args.family, args.source, args.config, args.out, args.tokenizer)
+    print(args.out)
+
+
+def transfer(args):
+    """`lmlab transfer DIR OUT --tokenizer FILE`."""
+    from lmlab.convert.transfer import transfer
+
+    transfer(args.directory, args.out, args.tokenizer, args.method, args.source_tokenizer, args.donor, args.k)
     print(args.out)
 
 

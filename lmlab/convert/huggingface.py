@@ -22,6 +22,7 @@ from lmlab.models.hnet_checkpoint import check_tensors
 from lmlab.models.language_model import abstract_init
 from lmlab.runner import load_run
 from lmlab.training import checkpoints
+from lmlab.training.directory import TOKENIZER
 
 CONFIG, TENSORS = "config.json", "tensors.json"  # of the original, kept in a converted directory
 INDEX = ".index.json"  # how the name of a checkpoint of several files ends
@@ -106,21 +107,25 @@ def _read(file):
     return weights, header.get("__metadata__", {})
 
 
-def import_checkpoint(family, file, config_file, out):
+def import_checkpoint(family, file, config_file, out, tokenizer=None):
     """Convert a checkpoint with its config.json to the new directory `out`, which appears whole or not at all."""
     checkpoints.absent(os.path.normpath(out))
     data = config.load_json(config_file)
     if not isinstance(data, dict):
         raise UserError(f"{config_file} is not a JSON object.")
     family.model(data)  # a UserError now, not after reading
-    save(family, data, *_read(file), out)
+    save(family, data, *_read(file), out, tokenizer)
 
 
-def save(family, data, weights, metadata, out):
-    """Tensors of theirs, their config `data` and their file's `metadata` as the new directory `out`."""
+def save(family, data, weights, metadata, out, tokenizer=None):
+    """Tensors of theirs, their config `data`, their file's `metadata` and the tokenizer as the new directory `out`."""
     model = family.model(data)
+    if tokenizer is not None and tokenizer.own_size > model.vocab_size:
+        raise UserError(f"The tokenizer has {tokenizer.own_size} ids but the model only {model.vocab_size}.")
     params, names = from_state_dict(family, weights, model)
     kept = {CONFIG: json.dumps(data, indent=2) + "\n", TENSORS: json.dumps({"names": names, "metadata": metadata})}
+    if tokenizer is not None:
+        kept[TOKENIZER] = tokenizer.definition
     checkpoints.save_model(out, model, params, kept)
 
 

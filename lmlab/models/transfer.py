@@ -142,26 +142,47 @@ def omp(embedding_VD, old, new, donor_VA=None, k=64):
 METHODS = {"mean": mean, "fvt": fvt, "focus": focus, "omp": omp}
 
 
-def transferred(model, params, teacher, old, new, method, **more):
+def transferred(model, params, teacher, old, new, method, donor=None, k=64):
     """Variables of `model`, which is another's but for its vocabulary: the other's (`teacher`), with new rows in
-    embedding and head. `params`: fresh ones, whose rows stand for ids above the tokenizer's. `more`: of the method."""
+    embedding and head, in the dtypes of the old. `params`: fresh ones, whose rows stand for ids above the tokenizer's.
+    `donor`: for "omp", variables of a model with the new tokenizer; `k`: likewise, see `omp`."""
     if method not in METHODS:
         raise UserError(f"Embeddings are made by {', '.join(METHODS)}, not by {method!r}.")
+    if donor is not None and method != "omp":
+        raise UserError("Only omp looks at a donor.")
 
-    def rows(fresh_VD, old_VD):
-        fresh_VD, old_VD = np.array(fresh_VD), np.asarray(old_VD)
-        # A published tokenizer may have ids for bytes that no text holds, and its model no rows for them.
-        if len(old_VD) < getattr(old, "own_size", old.vocab_size):
-            raise UserError(f"The old tokenizer has {old.vocab_size} ids but the model only {len(old_VD)}.")
-        missing = np.tile(_mean(old_VD, old), (max(0, old.vocab_size - len(old_VD)), 1))
-        made = METHODS[method](np.concatenate([old_VD, missing.astype(old_VD.dtype)]), old, new, **more)
+    def rows(fresh_VD, old_VD, donor_VA):
+        fresh_VD, dtype = np.array(fresh_VD), np.asarray(old_VD).dtype
+        old_VD = np.asarray(old_VD, np.float32)
+        _require_rows("The old tokenizer", old, old_VD)
+        more = {"k": k} if method == "omp" else {}
+        if donor_VA is not None:
+            _require_rows("The donor's tokenizer", new, donor_VA)
+            more["donor_VA"] = _padded(np.asarray(donor_VA, np.float32), new)
+        made = METHODS[method](_padded(old_VD, old), old, new, **more)
         if len(made) > len(fresh_VD):
             raise UserError(f"The new tokenizer has {len(made)} ids but the model only {len(fresh_VD)}.")
         fresh_VD[: len(made)] = made
-        return fresh_VD
+        return fresh_VD.astype(dtype)
 
     result, known = dict(teacher["params"]), teacher["params"]
-    result["embedding"] = rows(params["params"]["embedding"], known["embedding"])
+    given = {} if donor is None else donor["params"]
+    result["embedding"] = rows(params["params"]["embedding"], known["embedding"], given.get("embedding"))
     if "head" in known:
-        result["head"] = np.ascontiguousarray(rows(np.asarray(params["params"]["head"]).T, np.asarray(known["head"]).T).T)
+        head = np.asarray(given["head"]).T if "head" in given else given.get("embedding")
+        new_head = rows(np.asarray(params["params"]["head"]).T, np.asarray(known["head"]).T, head)
+        result["head"] = np.ascontiguousarray(new_head.T)
     return {"params": result}
+
+
+def _require_rows(what, tokenizer, rows_VD):
+    size = getattr(tokenizer, "own_size", tokenizer.vocab_size)
+    if len(rows_VD) < size:
+        raise UserError(f"{what} has {size} ids but its model only {len(rows_VD)}.")
+
+
+def _padded(rows_VD, tokenizer):
+    """With the mean row for ids that the model has no rows for: a published tokenizer may have some here, for bytes that
+    no text holds."""
+    missing = max(0, tokenizer.vocab_size - len(rows_VD))
+    return np.concatenate([rows_VD, np.tile(rows_VD.mean(0), (missing, 1))]) if missing else rows_VD

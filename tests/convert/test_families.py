@@ -15,6 +15,7 @@ from lmlab.convert import huggingface, torch_file
 from lmlab.convert.families import FAMILIES, export_checkpoint, import_checkpoint
 from lmlab.decoding.generate import generate
 from lmlab.errors import UserError
+from lmlab.text.bpe import train_bpe
 from lmlab.training import checkpoints
 from tests.paths import data
 
@@ -312,3 +313,18 @@ def test_bad_input_ends_in_one_sentence_and_leaves_nothing(tmp_path, capsys):
     assert "is no Llama" in refused("llama", tmp_path / "gpt2", tmp_path / "x.safetensors")
     with pytest.raises(UserError, match="exists already"):
         export_checkpoint("gpt2", str(tmp_path / "gpt2"), file)
+
+
+def test_a_kept_tokenizer_lets_a_model_write(tmp_path, capsys):
+    tokenizer = train_bpe([b"the reader reads what the writer writes " * 9], 270)
+    tokenizer.save(tmp_path / "tokenizer.json")
+    config = LLAMA | {"vocab_size": 270}
+    family, file, config_file = write(tmp_path, random_weights(config), config)
+    argv = ["convert", family, file, str(tmp_path / "out"), "--tokenizer", str(tmp_path / "tokenizer.json")]
+    main([*argv, "--config", config_file])
+    main(["sample", str(tmp_path / "out"), "--bytes", "8", "--prompt", "the reader"])
+    assert "the reader" in capsys.readouterr().out
+    (tmp_path / "small.json").write_text(json.dumps(LLAMA))
+    with pytest.raises(SystemExit):
+        main([*argv[:3], str(tmp_path / "other"), *argv[4:], "--config", str(tmp_path / "small.json")])
+    assert "has 268 ids but the model only 50" in capsys.readouterr().err and not (tmp_path / "other").exists()

@@ -133,5 +133,5 @@ def test_a_model_takes_over_everything_but_its_rows(tied):
         transferred(new, fresh_params, teacher, A, B, "best")
     with pytest.raises(UserError, match="but the model only"):
         transferred(old, teacher, teacher, A, B, "mean")
-    with pytest.raises(UserError, match="the old tokenizer has|The old tokenizer has"):
+    with pytest.raises(UserError, match="The old tokenizer has"):
         transferred(new, fresh_params, {"params": {"embedding": ROWS[:100]}}, A, B, "mean")
