@@ -14,8 +14,11 @@ or by ALM; all for as many steps of as many bytes. A hierarchy over bytes that b
 
 ALM is the authors' binary cross-entropy at temperature 100, of chunks that the beginning of a word follows, joined
 where the teacher gives that less than 0.1 (`merge_by_space_prob+append_space`). What the authors add is left out: the
-alignment of hidden states and the weighting by gradients' magnitudes. At paper scale the teacher is trained here, or
-read by `--set objective.weights=DIR`, where the authors take released weights; 5,000 steps of 64 rows are their example's.
+alignment of hidden states and the weighting by gradients' magnitudes. 5,000 steps of 64 rows are their example's.
+
+Each student trains its teacher beside it. `--set objective.weights=DIR` takes that of a finished run; or released
+weights, as the authors do, that `lmlab convert llama .. --tokenizer FILE` has read, where TEACHERS names a
+`TokenizerFile` of the same FILE.
 """
 
 import dataclasses

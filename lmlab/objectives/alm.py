@@ -164,10 +164,13 @@ class Transferred(NextToken):
 
     `teacher`: the Run that trains the other, first. `method`: how the rows of the new tokenizer are made of the old
     (lmlab/models/transfer.py), for a model that is the teacher's but for its vocabulary; "" for one that begins anew.
+    `weights`: where the teacher's run lies, which several students may share, or a converted model with its tokenizer;
+    "": the teacher is trained beside the student.
     """
 
     teacher: Any = None
     method: str = "fvt"
+    weights: str = ""
 
     def begin(self, model, params, teacher, tokenizer):
         """Parameters before the first step, as NumPy arrays: from fresh ones, the teacher's and both tokenizers."""

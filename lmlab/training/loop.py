@@ -12,9 +12,11 @@ from lmlab.data.batches import TrainBatches
 from lmlab.errors import Diverged, Interrupted, Stopped, UserError
 from lmlab.evaluation.bits_per_byte import BitsPerByte, Data
 from lmlab.kernels.chips import peak_flops
+from lmlab.text.bytes import ByteTokenizer
+from lmlab.text.tokenizer_file import TokenizerFile
 from lmlab.training import checkpoints, processes
 from lmlab.training.clock import Clock
-from lmlab.training.directory import check, claimed, mark, pin, shared
+from lmlab.training.directory import TOKENIZER, check, claimed, mark, pin, shared
 from lmlab.training.goodput import Times, goodput
 from lmlab.training.precision import compute_copy
 from lmlab.training.profile import Profile, check_steps, say
@@ -59,7 +61,12 @@ def train(run, directory, on_metrics=lambda step, values: None, profile=None):
         # Before its first periodic checkpoint a run may roll back to where it began.
         if not begun or (run.spikes.policy == "rollback" and begun < run.checkpoint_every):
             for name, other in firsts.items():
-                params, read = train(other, f"{os.fspath(directory).rstrip('/')}-{name}")
+                where = f"{os.fspath(directory).rstrip('/')}-{name}"
+                where = getattr(run.objective, "weights", "") or where if name == "teacher" else where
+                if checkpoints.is_model(where):
+                    before[name] = _converted(other, where)
+                    continue
+                params, read = train(other, where)
                 # On the host: what is on the devices, steps may take.
                 before[name] = jax.device_get(processes.gather(params)), read.baked.tokenizer
     clock = Clock()
@@ -96,6 +103,15 @@ def train(run, directory, on_metrics=lambda step, values: None, profile=None):
                 "same command resumes."
             ) from error
     return params, dataclasses.replace(data, check=lambda: None)
+
+
+def _converted(run, directory):
+    """(parameters, tokenizer) of a converted model that stands for the one that `run` would train."""
+    model, params = checkpoints.load_model(directory)
+    if model != run.model:
+        raise UserError(f"The model in {directory} is not the run's teacher: they differ in more than their weights.")
+    path = os.path.join(directory, TOKENIZER)
+    return jax.device_get(params), TokenizerFile(path).read() if os.path.exists(path) else ByteTokenizer()
 
 
 def _taught(run, state, shardings, tokenizer, teacher, teachers_own):

@@ -18,6 +18,7 @@ from lmlab.runner import load_data, load_run
 from lmlab.text.bpe import BPE
 from lmlab.text.bytes import ByteTokenizer
 from lmlab.text.pairs import Beside
+from lmlab.training import checkpoints
 from lmlab.training.loop import train
 from tests.training import tiny
 
@@ -137,6 +138,10 @@ def test_a_run_trains_its_teacher_first_and_resumes_without_it(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, begun["backbone"], teacher["params"]["backbone"])
     letter = int(tokenizer.teacher.encode(b"q")[0])
     np.testing.assert_array_equal(begun["embedding"][ord("q")], teacher["params"]["embedding"][letter])
+    shared = dataclasses.replace(made, objective=dataclasses.replace(made.objective, weights=str(directory) + "-teacher"))
+    other, _ = train(shared, str(tmp_path / "other"))  # the teacher is not trained again
+    jax.tree.map(np.testing.assert_array_equal, params, other)
+    assert not (tmp_path / "other-teacher").exists()
     shutil.rmtree(str(directory) + "-teacher")
     shutil.rmtree(directory / "checkpoints" / "4")
     again, _ = train(made, str(directory))
@@ -163,6 +168,10 @@ def test_what_does_not_fit_a_teacher_ends_in_a_sentence(tmp_path):
     made = run(tmp_path, ByteTokenizer(), BPE(290), Transferred())
     with pytest.raises(UserError, match="not the one that its teacher"):
         train(dataclasses.replace(made, tokenizer=ByteTokenizer()), str(tmp_path / "a"))
+    checkpoints.save_model(str(tmp_path / "bytes"), made.model, init(made.model, jax.random.key(0)))
+    with pytest.raises(UserError, match="is not the run's teacher"):
+        named = dataclasses.replace(made.objective, weights=str(tmp_path / "bytes"))
+        train(dataclasses.replace(made, objective=named), str(tmp_path / "c"))
     with pytest.raises(UserError, match="only where its backbone is"):
         train(dataclasses.replace(made, model=LanguageModel(256, transformer(1, 48, 64, n_heads=2))), str(tmp_path / "b"))
     with pytest.raises(UserError, match="compares by one of"):
