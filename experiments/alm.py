@@ -33,7 +33,7 @@ from lmlab.objectives.alm import ALM, Transferred
 from lmlab.text.bpe import BPE
 from lmlab.text.bytes import ByteTokenizer
 from lmlab.text.pairs import Beside
-from lmlab.training.optimizers import WSD, AdamW, hnet_multipliers
+from lmlab.training.optimizers import hnet_multipliers
 
 PAPER = Paper(
     title="Cross-Tokenizer Distillation via Approximate Likelihood Matching",
@@ -49,7 +49,6 @@ SETUPS = {
     "paper": Setup(StandardLibrary(), 5_000 * 2**17, 2**17, 2048, 512, 1e-5, 1_000_000, "bfloat16"),
 }
 STEPS = {"smoke": 40, "small": 160, "paper": 5_000}  # of a student
-UNTRAINED = 1e-6  # learning rate of ten steps that change nothing to speak of
 TEACHERS = {"smoke": BPE(512, 2.05), "small": BPE(1024, 2.55), "paper": BPE(128_256, 4.4)}
 OTHERS = {"smoke": BPE(400, 1.8), "small": BPE(640, 2.2), "paper": BPE(151_936, 4.4)}
 
@@ -73,24 +72,25 @@ def teacher(scale):
     return SETUPS[scale].run(token_model(scale, tokenizer), tokenizer=tokenizer)
 
 
-def student(scale, tokenizer, objective, model=None, multipliers=(1.0,), steps=None, learning_rate=None):
+def beside(scale, tokenizer):
+    """A student's tokenizer, with room for a quarter more of the teacher's positions than a row takes on average."""
+    positions = 1.25 * tokenizer.bytes_per_token / TEACHERS[scale].bytes_per_token
+    return Beside(tokenizer, TEACHERS[scale], round(positions, 2))
+
+
+def student(scale, tokenizer, objective, model=None, multipliers=(1.0,)):
     """With the teacher's backbone, unless there is a model."""
     model = model or token_model(scale, tokenizer)
     objective = dataclasses.replace(objective, teacher=teacher(scale))
-    # A quarter more of the teacher's positions than a row takes on average.
-    positions = round(1.25 * tokenizer.bytes_per_token / TEACHERS[scale].bytes_per_token, 2)
-    pair, setup, steps = Beside(tokenizer, TEACHERS[scale], positions), SETUPS[scale], steps or STEPS[scale]
-    optimizer = AdamW(learning_rate or setup.learning_rate, WSD(0.1, 0.2), stage_multipliers=multipliers)
-    every = max(10, steps // 4)
-    return setup.run(
-        model, tokenizer=pair, objective=objective, optimizer=optimizer, steps=steps, evaluate_every=every,
-        checkpoint_every=every,
-    )  # fmt: skip
+    steps = STEPS[scale]
+    run = SETUPS[scale].run(model, multipliers, beside(scale, tokenizer), objective=objective)
+    return dataclasses.replace(run, steps=steps, evaluate_every=steps // 4, checkpoint_every=steps // 4)
 
 
 def untrained(scale, tokenizer):
     """As FVT leaves it."""
-    return student(scale, tokenizer, Transferred(), steps=10, learning_rate=UNTRAINED)
+    objective = Transferred(teacher=teacher(scale))
+    return SETUPS[scale].untrained(token_model(scale, tokenizer), beside(scale, tokenizer), objective=objective)
 
 
 def hnet(scale, objective):

@@ -35,6 +35,11 @@ def _mean(embedding_VD, old):
     return np.mean(embedding_VD[: old.vocab_size], axis=0, dtype=np.float64)
 
 
+def zero(embedding_VD, old, new):
+    """0 for every new token."""
+    return _kept(embedding_VD, old, new, np.zeros(embedding_VD.shape[1]))
+
+
 def mean(embedding_VD, old, new):
     """The mean of all old rows for every new token."""
     return _kept(embedding_VD, old, new, _mean(embedding_VD, old))
@@ -139,7 +144,7 @@ def omp(embedding_VD, old, new, donor_VA=None, k=64):
     return _kept(embedding_VD, old, new, fill)
 
 
-METHODS = {"mean": mean, "fvt": fvt, "focus": focus, "omp": omp}
+METHODS = {"zero": zero, "mean": mean, "fvt": fvt, "focus": focus, "omp": omp}
 
 
 def transferred(model, params, teacher, old, new, method, donor=None, k=64):

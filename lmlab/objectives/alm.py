@@ -165,20 +165,24 @@ class Transferred(NextToken):
     `teacher`: the Run that trains the other, first. `method`: how the rows of the new tokenizer are made of the old
     (lmlab/models/transfer.py), for a model that is the teacher's but for its vocabulary; "" for one that begins anew.
     `weights`: where the teacher's run lies, which several students may share, or a converted model with its tokenizer;
-    "": the teacher is trained beside the student.
+    "": the teacher is trained beside the student. `donor`: for the method "omp", the Run of a model with the student's
+    tokenizer, trained likewise; None: see `omp`, of which `k` is.
     """
 
     teacher: Any = None
     method: str = "fvt"
     weights: str = ""
+    donor: Any = None
+    k: int = 64
 
-    def begin(self, model, params, teacher, tokenizer):
-        """Parameters before the first step, as NumPy arrays: from fresh ones, the teacher's and both tokenizers."""
+    def begin(self, model, params, teacher, tokenizer, donor=None):
+        """Parameters before the first step, as NumPy arrays: from fresh ones, the teacher's, both tokenizers, and the
+        donor's."""
         if not self.method:
             return params
         if model.backbone != self.teacher.model.backbone:
             raise UserError("A model takes over the teacher's weights only where its backbone is the teacher's.")
-        return transferred(model, params, teacher, tokenizer.teacher, tokenizer.student, self.method)
+        return transferred(model, params, teacher, tokenizer.teacher, tokenizer.student, self.method, donor, self.k)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +239,9 @@ class ALM(Transferred):
         found, count = self.compare(output.logits, self.teacher_logits(state, batch), batch, state["words"])
         total, chunks_ = mean(found, count, self.per)
         alm = total / jnp.maximum(chunks_, 1)
-        metrics |= {"alm": alm * weight, "chunks": jnp.sum(count > 0), "teacher_tokens": jnp.sum(count)}
+        told, compared = jnp.sum(batch["chunks"] >= 0), jnp.sum(count > 0)
+        metrics |= {"alm": total, "alm_of": chunks_, "in_chunks": told, "in_chunks_of": weight}
+        metrics |= {"teacher_tokens_per_chunk": jnp.sum(count), "teacher_tokens_per_chunk_of": compared}
         own = self.weight * alm + self.auxiliary(output, batch)
         return own * weight + self.next_token * metrics["nats"], weight, metrics
 

@@ -43,7 +43,7 @@ def train(run, directory, on_metrics=lambda step, values: None, profile=None):
 
     Returns (params, data) at the end of the run; `on_metrics(step, values)` sees every logged line. With several
     processes all call this, and the first writes the run directory. A run that comes after another trains that first, in
-    `directory`-before, and the teacher of its objective in `directory`-teacher, which are not looked at once there is a
+    `directory`-before, and the teacher of its objective in `directory`-teacher (its donor in -donor), which are not looked at once there is a
     checkpoint to go on from. UserError if the directory holds
     another run, is in use or cannot be written, if the corpus has changed or lacks a split that is evaluated, or if mesh
     and batch do not fit the devices, and where `run.spikes` says so after a step that was refused; `Interrupted` where a
@@ -53,7 +53,7 @@ def train(run, directory, on_metrics=lambda step, values: None, profile=None):
     check_steps(profile, run)
     mesh = make_mesh(run.mesh)
     check_rows(run, mesh)
-    firsts = {"before": run.after, "teacher": getattr(run.objective, "teacher", None)}
+    firsts = {"before": run.after} | {name: getattr(run.objective, name, None) for name in ("teacher", "donor")}
     firsts, before = {name: other for name, other in firsts.items() if other is not None}, {}
     if firsts:
         begun = processes.first(lambda: check(run, directory) and checkpoints.newest_whole(_checkpoints(directory))[0])
@@ -114,14 +114,16 @@ def _converted(run, directory):
     return jax.device_get(params), TokenizerFile(path).read() if os.path.exists(path) else ByteTokenizer()
 
 
-def _taught(run, state, shardings, tokenizer, teacher, teachers_own):
-    """The state before the first step of a run whose objective has a teacher, trained with the tokenizer
-    `teachers_own`. UserError where the run reads the text in another beside its own."""
-    beside = getattr(tokenizer, "teacher", None)
-    if beside is None or beside.fingerprint != teachers_own.fingerprint:
-        raise UserError("The tokenizer beside the run's own is not the one that its teacher was trained with.")
+def _taught(run, state, shardings, tokenizer, before):
+    """The state before the first step of a run whose objective has a teacher, and perhaps a donor: `before`, {name:
+    (parameters, tokenizer)}. UserError where these were not trained with the two tokenizers of the run."""
+    for name, own in (("teacher", "teacher"), ("donor", "student")):
+        expected = getattr(tokenizer, own, None)
+        if name in before and (expected is None or expected.fingerprint != before[name][1].fingerprint):
+            raise UserError(f"The run reads the text in other tokens than those that its {name} was trained with.")
+    teacher, donor = (before.get(name, (None,))[0] for name in ("teacher", "donor"))
     fresh = jax.device_get(processes.gather(state.params))
-    params = run.objective.begin(run.model, fresh, teacher, tokenizer)
+    params = run.objective.begin(run.model, fresh, teacher, tokenizer, donor)
     state = state.replace(params=place_parameters(params, shardings.params))
     if not hasattr(run.objective, "begun"):
         return state
@@ -152,7 +154,7 @@ def _train(run, directory, data, mesh, stop, watch, clock, on_metrics, profile, 
         if "before" in before:
             state = state.replace(params=place_parameters(before["before"][0], shardings.params))
         if "teacher" in before:
-            state = _taught(run, state, shardings, data.baked.tokenizer, *before["teacher"])
+            state = _taught(run, state, shardings, data.baked.tokenizer, before)
         return state
 
     folder = _checkpoints(directory)

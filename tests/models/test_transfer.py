@@ -129,7 +129,7 @@ def test_a_model_takes_over_everything_but_its_rows(tied):
     np.testing.assert_array_equal(made["embedding"][n:], fresh_params["params"]["embedding"][n:])
     if not tied:
         np.testing.assert_array_equal(made["head"][:, :n].T, fvt(teacher["params"]["head"].T, A, B))
-    with pytest.raises(UserError, match="made by mean"):
+    with pytest.raises(UserError, match="made by zero, mean"):
         transferred(new, fresh_params, teacher, A, B, "best")
     with pytest.raises(UserError, match="but the model only"):
         transferred(old, teacher, teacher, A, B, "mean")

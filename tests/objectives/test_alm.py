@@ -12,6 +12,7 @@ import pytest
 from lmlab.errors import UserError
 from lmlab.models.build import hierarchy, transformer
 from lmlab.models.language_model import LanguageModel, init
+from lmlab.models.transfer import omp
 from lmlab.objectives import alm
 from lmlab.objectives.alm import ALM, Transferred
 from lmlab.runner import load_data, load_run
@@ -123,7 +124,7 @@ def test_equal_tokenizers_reduce_to_a_term_per_token(tmp_path):
     terms = alm.difference("binary_ce", t, s, 100.0)
     expected = jnp.sum(terms * batch["weights"]) / jnp.sum(batch["weights"])
     np.testing.assert_allclose(total / weight, expected, rtol=1e-4)
-    assert metrics["chunks"] == weight == jnp.sum(batch["weights"])
+    assert metrics["alm_of"] == metrics["in_chunks"] == weight == jnp.sum(batch["weights"])
 
 
 def test_a_run_trains_its_teacher_first_and_resumes_without_it(tmp_path):
@@ -148,6 +149,17 @@ def test_a_run_trains_its_teacher_first_and_resumes_without_it(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, again)
 
 
+def test_a_donor_gives_the_space_of_a_pursuit(tmp_path):
+    made = run(tmp_path, BPE(270), BPE(290), Transferred(k=3), method="omp")
+    tokenizer = load_data(made).baked.tokenizer
+    teacher, fresh, donor = (jax.device_get(init(made.model, jax.random.key(i))) for i in range(3))
+    begun = made.objective.begin(made.model, fresh, teacher, tokenizer, donor)["params"]
+    rows = teacher["params"]["embedding"], tokenizer.teacher, tokenizer.student
+    np.testing.assert_array_equal(begun["embedding"][:270], omp(*rows, donor["params"]["embedding"][:270], k=3))
+    head = [x["params"]["head"].T for x in (teacher, donor)]
+    np.testing.assert_array_equal(begun["head"].T[:270], omp(head[0], *rows[1:], head[1][:270], k=3))
+
+
 def test_a_hierarchy_over_bytes_learns_from_subwords(tmp_path):
     hnet = hierarchy(["m1", ["T1"], "m1"], (32, 64), (0, 64), n_heads=2, d_state=8, target=4.0, capacity=2.0)
     made = run(tmp_path, ByteTokenizer(), BPE(290), ALM(), LanguageModel(256, hnet), "")
@@ -166,7 +178,7 @@ def test_a_hierarchy_over_bytes_learns_from_subwords(tmp_path):
 
 def test_what_does_not_fit_a_teacher_ends_in_a_sentence(tmp_path):
     made = run(tmp_path, ByteTokenizer(), BPE(290), Transferred())
-    with pytest.raises(UserError, match="not the one that its teacher"):
+    with pytest.raises(UserError, match="other tokens than those that its teacher"):
         train(dataclasses.replace(made, tokenizer=ByteTokenizer()), str(tmp_path / "a"))
     checkpoints.save_model(str(tmp_path / "bytes"), made.model, init(made.model, jax.random.key(0)))
     with pytest.raises(UserError, match="is not the run's teacher"):
