@@ -11,8 +11,8 @@ model's rows.
 
 A base model and a donor are trained on the same text with two BPE tokenizers. The base model then gets the donor's
 tokenizer: shared tokens keep their rows, and the others get 0, the mean of all rows, that of their pieces' rows (FVT), a
-sum by likeness (FOCUS, of hashed n-grams in place of fastText) or by pursuit, in the donor's space or in that of
-hashed n-grams. All are scored as they are.
+sum by likeness (FOCUS, of hashed n-grams in place of fastText), a mixture of pieces and alike tokens (TokenAdapt,
+likewise), or one by pursuit, in the donor's space or in that of hashed n-grams. All are scored as they are.
 """
 
 from lmlab.comparison import Setup
@@ -76,6 +76,7 @@ ARMS = (
     Arm("mean", "Mean", transplanted("mean")),
     Arm("fvt", "Mean of the pieces (FVT)", transplanted("fvt")),
     Arm("focus", "FOCUS, n-grams", transplanted("focus")),
+    Arm("tokenadapt", "TokenAdapt, n-grams", transplanted("tokenadapt")),
     Arm("omp_ngrams", "OMP, n-grams", transplanted("omp")),
     Arm("omp", "OMP, donor", transplanted("omp", has_donor=True)),
     Arm("donor", "Donor", lambda scale: trained(scale, DONORS[scale])),

@@ -101,11 +101,19 @@ class Experiment:
             raise UserError(f"{self.name}/{arm.name} has no scale {scale!r}; it has {', '.join(arm.scales)}.")
         run = arm.run(scale)
         if corpus is not None:
-            run = dataclasses.replace(run, corpus=Files(os.path.abspath(corpus)))
+            run = _on(run, Files(os.path.abspath(corpus)))
         if seed is not None:
             after = run.after and dataclasses.replace(run.after, seed=seed)
             run = dataclasses.replace(run, seed=seed, after=after)
         return config.override(run, overrides)
+
+
+def _on(run, corpus):
+    """The run on another corpus, those that train its objective's teacher and donor with it."""
+    others = {name: getattr(run.objective, name, None) for name in ("teacher", "donor")}
+    others = {name: _on(other, corpus) for name, other in others.items() if other is not None}
+    objective = dataclasses.replace(run.objective, **others) if others else run.objective
+    return dataclasses.replace(run, corpus=corpus, objective=objective)
 
 
 def _nearest(word, known):

@@ -144,7 +144,34 @@ def omp(embedding_VD, old, new, donor_VA=None, k=64):
     return _kept(embedding_VD, old, new, fill)
 
 
-METHODS = {"zero": zero, "mean": mean, "fvt": fvt, "focus": focus, "omp": omp}
+def tokenadapt(embedding_VD, old, new, neighbours=5, share=0.3, temperature=0.3):
+    """(1 - share) of the mean of a new token's pieces, weighted by likeness and length, and `share` of the mean of the
+    old tokens nearest to it, weighted by the softmax of likeness / temperature (TokenAdapt, from "Achieving
+    Tokenizer Flexibility in Language Models through Heuristic Adaptation and Supertoken Learning", 2025).
+
+    Likeness is that of `grams`, where the paper asks a model of texts; how likeness and length weigh a piece, here by
+    their mean, is this code's choice.
+    """
+    before, after = grams(old), grams(new)
+    rows, fill = embedding_VD.astype(np.float64), np.tile(_mean(embedding_VD, old), (new.vocab_size, 1))
+    named = np.array([bool(old.token_bytes(i)) for i in range(old.vocab_size)])
+    missing = np.setdiff1d(np.arange(new.vocab_size), shared(old, new)[0])
+    pieces = old.encode_batch([new.token_bytes(int(i)) for i in missing])
+    for i, parts in zip(missing, pieces, strict=True):
+        if not len(parts):
+            continue
+        alike = before @ after[i]
+        length = np.array([len(old.token_bytes(int(p))) for p in parts], float)
+        weight = np.maximum(alike[parts], 0)
+        weight = weight / max(weight.sum(), 1e-12) + length / length.sum()
+        local = weight @ rows[parts] / weight.sum()
+        near = np.argsort(np.where(named, -alike, np.inf))[:neighbours]
+        pull = np.exp((alike[near] - alike[near].max()) / temperature)
+        fill[i] = (1 - share) * local + share * (pull @ rows[near]) / pull.sum()
+    return _kept(embedding_VD, old, new, fill)
+
+
+METHODS = {"zero": zero, "mean": mean, "fvt": fvt, "focus": focus, "tokenadapt": tokenadapt, "omp": omp}
 
 
 def transferred(model, params, teacher, old, new, method, donor=None, k=64):

@@ -205,14 +205,16 @@ class ALM(Transferred):
     def __post_init__(self):
         names = sorted(TEMPERED | PLAIN)
         if self.difference not in names or self.per not in ("chunk", "token"):
-            raise UserError(f"ALM compares by one of {', '.join(names)}, per chunk or token: not {self.difference!r}, {self.per!r}.")
+            given = f"{self.difference!r}, {self.per!r}"
+            raise UserError(f"ALM compares by one of {', '.join(names)}, per chunk or token: not {given}.")
         if self.temperature <= 0 or not self.sizes or min(self.sizes) < 1:
             raise UserError("ALM needs a temperature above 0 and sizes of at least 1.")
 
     def init_state(self, model):
         """A fresh teacher, and which ids begin a word for either: what `begun` puts in their place."""
         words = {"student": model.vocab_size, "teacher": self.teacher.model.vocab_size}
-        return {"teacher": init(self.teacher.model, jax.random.key(0)), "words": {k: jnp.zeros(n) for k, n in words.items()}}
+        teacher = init(self.teacher.model, jax.random.key(0))
+        return {"teacher": teacher, "words": {k: jnp.zeros(n) for k, n in words.items()}}
 
     def abstract_state(self, model):
         """Its shapes with their logical axes."""

@@ -43,10 +43,10 @@ def train(run, directory, on_metrics=lambda step, values: None, profile=None):
 
     Returns (params, data) at the end of the run; `on_metrics(step, values)` sees every logged line. With several
     processes all call this, and the first writes the run directory. A run that comes after another trains that first, in
-    `directory`-before, and the teacher of its objective in `directory`-teacher (its donor in -donor), which are not looked at once there is a
-    checkpoint to go on from. UserError if the directory holds
-    another run, is in use or cannot be written, if the corpus has changed or lacks a split that is evaluated, or if mesh
-    and batch do not fit the devices, and where `run.spikes` says so after a step that was refused; `Interrupted` where a
+    `directory`-before, and so the teacher of its objective in `directory`-teacher and its donor in `directory`-donor; none
+    is looked at once there is a checkpoint to go on from. UserError if the directory holds another run, is in use or
+    cannot be written, if the corpus has changed or lacks a split that is evaluated, if mesh and batch do not fit the
+    devices or a teacher the run, and where `run.spikes` says so after a step that was refused; `Interrupted` where a
     checkpoint to roll back to is damaged. `Stopped` after SIGTERM or Ctrl-C, once what was done is saved. `profile`:
     (first, end), steps to trace.
     """

@@ -290,7 +290,8 @@ def test_bad_input_ends_in_one_sentence_and_leaves_nothing(tmp_path, capsys):
         return said
 
     (tmp_path / "cut.safetensors").write_bytes(whole[:-10])
-    assert "truncated or damaged" in refused("llama", tmp_path / "cut.safetensors", tmp_path / "out", "--config", config_file)
+    cut = tmp_path / "cut.safetensors"
+    assert "truncated or damaged" in refused("llama", cut, tmp_path / "out", "--config", config_file)
     assert "needs --config" in refused("llama", file, tmp_path / "out")
     assert "has model_type 'gpt2', not 'llama'" in refused("gpt2", file, tmp_path / "out", "--config", config_file)
     for change, sentence in {

@@ -59,6 +59,19 @@ def test_focus_sums_alike_tokens():
     np.testing.assert_allclose(made[fresh()[0]], weights @ ROWS[source], atol=1e-6)
 
 
+def test_tokenadapt_lies_between_pieces_and_neighbours():
+    i = next(int(i) for i in fresh() if len(A.encode(B.token_bytes(int(i)))) > 1)
+    parts = A.encode(B.token_bytes(i))
+    local = transfer.tokenadapt(ROWS, A, B, share=0.0)[i]
+    near = transfer.tokenadapt(ROWS, A, B, share=1.0, neighbours=1)[i]
+    weights = np.linalg.lstsq(ROWS[parts].T, local, rcond=None)[0]
+    np.testing.assert_allclose(weights @ ROWS[parts], local, atol=1e-5)
+    assert abs(weights.sum() - 1) < 1e-5 and (weights > 0).all()
+    assert (np.abs(ROWS - near).max(1) < 1e-6).any()  # the row of one old token
+    mixed = transfer.tokenadapt(ROWS, A, B, share=0.25, neighbours=1)[i]
+    np.testing.assert_allclose(mixed, 0.75 * local + 0.25 * near, atol=1e-6)
+
+
 def test_sparsemax_is_the_nearest_point_of_the_simplex():
     x = RNG.standard_normal((20, 7)) * 2
     p = sparsemax(x)

@@ -10,7 +10,7 @@ from lmlab.text.bpe import BPE
 from lmlab.text.bytes import ByteTokenizer
 from lmlab.text.pairs import Beside, align, begins_word
 
-DOCUMENTS = [("the reader reads what the writer writes, é \xff 世界 " * n).encode("latin-1", "ignore") for n in (3, 9, 1, 5)]
+DOCUMENTS = [b"the reader reads what the writer writes, \xe9 \xff " * n for n in (3, 9, 1, 5)]
 DOCUMENTS += ["the 世界 of the writer ".encode() * 20, b"\xff\xfe raw \xfe"]
 
 
