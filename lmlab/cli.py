@@ -91,11 +91,22 @@ def _parser():
     sub.add_argument("--step", type=int, metavar="N", help="print the batch that the run trains on in step N instead")
 
     sub = command("convert", tools.convert, "turn released weights into a directory that lmlab reads, or a directory back")
-    sub.add_argument("family", choices=["hnet"], help="whose names and layouts")
+    sub.add_argument("family", choices=["gpt2", "hnet", "llama"], help="whose names and layouts")
     sub.add_argument("source", metavar="SRC", help="checkpoint file, or run directory or converted model")
-    sub.add_argument("out", metavar="DST", help="new directory, or new .pt or .safetensors file")
-    sub.add_argument("--config", metavar="FILE", help="config.json that came with the checkpoint")
+    sub.add_argument("out", metavar="DST", help="new directory, or new .pt or .safetensors file (or .bin, for llama2.c)")
+    sub.add_argument("--config", metavar="FILE", help="config.json that came with the checkpoint (llama2.c's .bin needs none)")
+    sub.add_argument("--tokenizer", metavar="FILE", help="tokenizer's file or folder that came with it, to sample text")
     sub.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the new file (default: as stored)")
+
+    sub = command("transfer", tools.transfer, "give a model another tokenizer, without training")
+    sub.add_argument("directory", metavar="DIR", help="run directory or converted model")
+    sub.add_argument("out", metavar="OUT", help="new directory")
+    sub.add_argument("--tokenizer", metavar="FILE", help="the new one: a tokenizer's file or folder, a run directory, or bytes")
+    sub.add_argument("--method", choices=["zero", "mean", "fvt", "focus", "tokenadapt", "omp"], default="fvt",
+                     help="of new rows (default: fvt)")
+    sub.add_argument("--from", dest="source_tokenizer", metavar="FILE", help="the old one, where DIR does not hold it")
+    sub.add_argument("--donor", metavar="DIR", help="for omp: a model with the new tokenizer, which then may be left out")
+    sub.add_argument("--k", type=int, default=64, help="for omp: rows in a sum (default: 64)")
 
     sub = command("data", tools.data, "bake the corpus of an arm and describe it")
     sub.add_argument("name", help="paper/arm")

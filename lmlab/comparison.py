@@ -44,6 +44,12 @@ class Setup:
         )
         return dataclasses.replace(run, **changes)
 
+    def untrained(self, model, tokenizer, **changes):
+        """The Run of an arm that is scored as it begins: ten steps at a rate of 1e-6 change nothing to speak of."""
+        run = self.run(model, tokenizer=tokenizer, **changes)
+        slow = dataclasses.replace(run.optimizer, learning_rate=1e-6)
+        return dataclasses.replace(run, optimizer=slow, steps=10, evaluate_every=10, checkpoint_every=10)
+
 
 # Of encoder-decoders that fill spans; a row is a window of text before anything is taken out of it.
 SPAN_SETUPS = {

@@ -274,12 +274,16 @@ def load_data(run):
 
 
 def tokenizer_of(run, model, directory):
-    """The trained tokenizer of a run; of a converted model (run None), which reads bytes, there is but one."""
+    """The trained tokenizer of a run; of a converted model (run None) the one in its directory, or bytes."""
     from lmlab.text.bytes import ByteTokenizer
+    from lmlab.text.tokenizer_file import TokenizerFile
     from lmlab.training import directory as run_directories
 
     if run is not None:
         return run_directories.tokenizer_of(run, directory)
+    path = os.path.join(directory, run_directories.TOKENIZER)
+    if os.path.exists(path):
+        return TokenizerFile(path).read()
     if model.vocab_size != ByteTokenizer().vocab_size:
         raise UserError(f"The model has {model.vocab_size} ids, but bytes are {ByteTokenizer().vocab_size}.")
     return ByteTokenizer()

@@ -1,4 +1,4 @@
-"""`lmlab convert`, `lmlab data`, `lmlab compile` and `lmlab bench`."""
+"""`lmlab convert`, `lmlab transfer`, `lmlab data`, `lmlab compile` and `lmlab bench`."""
 
 import os
 
@@ -7,19 +7,26 @@ from lmlab.errors import Interrupted, UserError
 
 
 def convert(args):
-    """`lmlab convert hnet SOURCE OUT`, in either direction."""
-    from lmlab.convert.hnet import export_checkpoint, import_checkpoint
+    """`lmlab convert FAMILY SOURCE OUT`, in either direction."""
+    from lmlab.convert import families
 
     if os.path.isdir(args.source):
-        if args.config:
-            raise UserError("--config is for reading a checkpoint; a directory holds its own.")
-        export_checkpoint(args.source, args.out, args.dtype)
+        for name in ("config", "tokenizer"):
+            if getattr(args, name):
+                raise UserError(f"--{name} is for reading a checkpoint; a directory holds its own.")
+        families.export_checkpoint(args.family, args.source, args.out, args.dtype)
     else:
         if args.dtype:
             raise UserError("--dtype is for writing a checkpoint; reading one keeps its dtypes.")
-        if not args.config:
-            raise UserError("A checkpoint needs --config FILE, the config.json that came with it.")
-        import_checkpoint(args.source, args.config, args.out)
+        families.import_checkpoint(args.family, args.source, args.config, args.out, args.tokenizer)
+    print(args.out)
+
+
+def transfer(args):
+    """`lmlab transfer DIR OUT --tokenizer FILE`."""
+    from lmlab.convert.transfer import transfer
+
+    transfer(args.directory, args.out, args.tokenizer, args.method, args.source_tokenizer, args.donor, args.k)
     print(args.out)
 
 

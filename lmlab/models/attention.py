@@ -15,15 +15,22 @@ from lmlab.models.layers import normal, parameter
 CACHE_BLOCK = 128  # slots that a decoding step reads at once
 
 
-def rotary(x_BLHK, position_BL, rotary_dim, base=10_000.0):
-    """Rotate the first `rotary_dim` channels of each head by position, halves paired (Su et al. 2021; NeoX form).
+def frequencies(rotary_dim, base=10_000.0, xp=np):
+    """Radians per position of each pair of channels, float32 [rotary_dim / 2]."""
+    half = rotary_dim // 2
+    return base ** (-xp.arange(half, dtype=xp.float32) / half)
+
+
+def rotary(x_BLHK, position_BL, rotary_dim, base=10_000.0, frequency=None):
+    """Rotate the first `rotary_dim` channels of each head by position, halves paired (Su et al. 2021; NeoX form), by
+    `frequency` radians per position, or by those of `base`.
 
     Only differences of positions reach the scores, so positions may count from anywhere in a packed row. Give them
     as a NumPy array where they are known: XLA's CPU back end recomputes a traced cosine at every use.
     """
     xp = np if isinstance(position_BL, np.ndarray) else jnp
     half = rotary_dim // 2
-    frequency = base ** (-xp.arange(half, dtype=xp.float32) / half)
+    frequency = frequencies(rotary_dim, base, xp) if frequency is None else frequency
     angle = position_BL[:, :, None, None].astype(xp.float32) * frequency
     cos, sin = (jnp.asarray(f(angle), x_BLHK.dtype) for f in (xp.cos, xp.sin))
     a, b, rest = jnp.split(x_BLHK, [half, 2 * half], axis=-1)

@@ -17,7 +17,7 @@ def from_state_dict(weights, model):
 
     UserError unless the names and shapes are exactly the model's; the dtypes stay as they are.
     """
-    _check(weights, state_dict_shapes(model))
+    check_tensors(weights, state_dict_shapes(model))
     params = {"embedding": np.asarray(weights["embeddings.weight"])}
     head = np.asarray(weights["lm_head.weight"])
     if not model.tied:
@@ -57,7 +57,7 @@ def state_dict_shapes(model, dtype=None):
     return dict(zip(names, shapes, strict=True))
 
 
-def _check(weights, expected):
+def check_tensors(weights, expected):
     """UserError for the first name or shape that does not fit, with how many do not."""
     total = f"of the model's {len(expected)} tensors"
     if missing := [k for k in expected if k not in weights]:

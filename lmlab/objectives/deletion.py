@@ -22,7 +22,7 @@ class DeletionRate:
     k_i: float = 1e-5
     both_ways: bool = False  # alpha may be negative
 
-    def init_state(self):
+    def init_state(self, model=None):
         """Both terms of the controller, 0."""
         return {"p": jnp.zeros(()), "i": jnp.zeros(())}
 

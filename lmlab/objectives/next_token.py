@@ -18,7 +18,10 @@ class NextToken:
         `batch`: tokens, targets, segment_ids [B, L] int32, weights [B, L] float32, target_bytes [B, L] int32, and what
         an encoder reads: see `forward`.
         """
-        output = forward(model, params, batch, key)
+        return self.loss(forward(model, params, batch, key), batch)
+
+    def loss(self, output, batch):
+        """What a call returns, of a model's output."""
         nats_BL = softmax_cross_entropy(output.logits, batch["targets"])
         weight = jnp.sum(batch["weights"])
         nats = jnp.sum(nats_BL * batch["weights"])

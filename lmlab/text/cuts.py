@@ -17,12 +17,14 @@ class UnigramCuts(ByteTokenizer):
 
     pieces: int = 500
 
-    annotations = ("cuts",)  # what batches hold besides
-
     @property
     def fingerprint(self) -> str:
         """Short name of the recipe, fit for a folder name."""
         return f"bytes-unigram{self.pieces}"
+
+    def annotation_shapes(self, length: int) -> dict[str, tuple[int, ...]]:
+        """What batches hold besides: {array: its shape without the rows}."""
+        return {"cuts": (length,)}
 
     def train(self, documents: Iterable[bytes]) -> "CutTokenizer":
         """Learn the pieces; fewer if the documents hold no more."""

@@ -28,7 +28,7 @@ def _step(run, devices):
     state = jax.eval_shape(init, jax.random.key(0))
     state = jax.tree.map(lambda v, s: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=s), state, shardings)
     rows, shapes = batch_sharding(mesh), run.corruption.shapes(run.length)
-    shapes |= {name: (run.length,) for name in getattr(run.tokenizer, "annotations", ())}
+    shapes |= getattr(run.tokenizer, "annotation_shapes", lambda length: {})(run.length)
     dtypes = {name: jnp.float32 if name == "weights" else jnp.int32 for name in shapes}
     batch = {
         name: jax.ShapeDtypeStruct((run.batch_size, *shape), dtypes[name], sharding=rows)

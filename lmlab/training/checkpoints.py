@@ -287,14 +287,14 @@ def read_arrays(path):
         raise UserError(f"{path} is truncated or damaged: {str(error).splitlines()[0]}.") from error
 
 
-def write_arrays(path, arrays):
-    """The inverse of `read_arrays`."""
+def write_arrays(path, arrays, metadata=None):
+    """The inverse of `read_arrays`. `metadata`: {name: text} for the file's header."""
     # safetensors writes an array's memory as it lies, whatever its strides.
     arrays = {k: np.asarray(v, order="C") for k, v in arrays.items()}
     with open(path, "wb") as f:
         mode = os.fstat(f.fileno()).st_mode
     try:
-        save_file(arrays, path)
+        save_file(arrays, path, metadata)
         os.chmod(path, mode)  # safetensors leaves a file that only its owner reads
     except SafetensorError as error:
         raise UserError(f"Cannot write {path}: {error}.") from error

@@ -9,12 +9,14 @@ import numpy as np
 
 from lmlab.data.bake import bake
 from lmlab.data.batches import TrainBatches
-from lmlab.errors import Diverged, Interrupted, Stopped
+from lmlab.errors import Diverged, Interrupted, Stopped, UserError
 from lmlab.evaluation.bits_per_byte import BitsPerByte, Data
 from lmlab.kernels.chips import peak_flops
+from lmlab.text.bytes import ByteTokenizer
+from lmlab.text.tokenizer_file import TokenizerFile
 from lmlab.training import checkpoints, processes
 from lmlab.training.clock import Clock
-from lmlab.training.directory import check, claimed, mark, pin, shared
+from lmlab.training.directory import TOKENIZER, check, claimed, mark, pin, shared
 from lmlab.training.goodput import Times, goodput
 from lmlab.training.precision import compute_copy
 from lmlab.training.profile import Profile, check_steps, say
@@ -41,24 +43,32 @@ def train(run, directory, on_metrics=lambda step, values: None, profile=None):
 
     Returns (params, data) at the end of the run; `on_metrics(step, values)` sees every logged line. With several
     processes all call this, and the first writes the run directory. A run that comes after another trains that first, in
-    `directory`-before, which is not looked at once there is a checkpoint to go on from. UserError if the directory holds
-    another run, is in use or cannot be written, if the corpus has changed or lacks a split that is evaluated, or if mesh
-    and batch do not fit the devices, and where `run.spikes` says so after a step that was refused; `Interrupted` where a
+    `directory`-before, and so the teacher of its objective in `directory`-teacher and its donor in `directory`-donor; none
+    is looked at once there is a checkpoint to go on from. UserError if the directory holds another run, is in use or
+    cannot be written, if the corpus has changed or lacks a split that is evaluated, if mesh and batch do not fit the
+    devices or a teacher the run, and where `run.spikes` says so after a step that was refused; `Interrupted` where a
     checkpoint to roll back to is damaged. `Stopped` after SIGTERM or Ctrl-C, once what was done is saved. `profile`:
     (first, end), steps to trace.
     """
     check_steps(profile, run)
     mesh = make_mesh(run.mesh)
     check_rows(run, mesh)
-    before = None
-    if run.after is not None:
+    firsts = {"before": run.after} | {name: getattr(run.objective, name, None) for name in ("teacher", "donor")}
+    firsts, before = {name: other for name, other in firsts.items() if other is not None}, {}
+    if firsts:
         begun = processes.first(lambda: check(run, directory) and checkpoints.newest_whole(_checkpoints(directory))[0])
         (begun,) = processes.from_first(begun or 0)
         # Before its first periodic checkpoint a run may roll back to where it began.
         if not begun or (run.spikes.policy == "rollback" and begun < run.checkpoint_every):
-            before, _ = train(run.after, os.fspath(directory).rstrip("/") + "-before")
-            # On the host: what is on the devices, steps may take.
-            before = jax.device_get(processes.gather(before))
+            for name, other in firsts.items():
+                where = f"{os.fspath(directory).rstrip('/')}-{name}"
+                where = getattr(run.objective, "weights", "") or where if name == "teacher" else where
+                if checkpoints.is_model(where):
+                    before[name] = _converted(other, where)
+                    continue
+                params, read = train(other, where)
+                # On the host: what is on the devices, steps may take.
+                before[name] = jax.device_get(processes.gather(params)), read.baked.tokenizer
     clock = Clock()
     with StopSignal() as stop, contextlib.ExitStack() as stack:
         processes.first(lambda: check(run, directory))
@@ -95,6 +105,32 @@ def train(run, directory, on_metrics=lambda step, values: None, profile=None):
     return params, dataclasses.replace(data, check=lambda: None)
 
 
+def _converted(run, directory):
+    """(parameters, tokenizer) of a converted model that stands for the one that `run` would train."""
+    model, params = checkpoints.load_model(directory)
+    if model != run.model:
+        raise UserError(f"The model in {directory} is not the run's teacher: they differ in more than their weights.")
+    path = os.path.join(directory, TOKENIZER)
+    return jax.device_get(params), TokenizerFile(path).read() if os.path.exists(path) else ByteTokenizer()
+
+
+def _taught(run, state, shardings, tokenizer, before):
+    """The state before the first step of a run whose objective has a teacher, and perhaps a donor: `before`, {name:
+    (parameters, tokenizer)}. UserError where these were not trained with the two tokenizers of the run."""
+    for name, own in (("teacher", "teacher"), ("donor", "student")):
+        expected = getattr(tokenizer, own, None)
+        if name in before and (expected is None or expected.fingerprint != before[name][1].fingerprint):
+            raise UserError(f"The run reads the text in other tokens than those that its {name} was trained with.")
+    teacher, donor = (before.get(name, (None,))[0] for name in ("teacher", "donor"))
+    fresh = jax.device_get(processes.gather(state.params))
+    params = run.objective.begin(run.model, fresh, teacher, tokenizer, donor)
+    state = state.replace(params=place_parameters(params, shardings.params))
+    if not hasattr(run.objective, "begun"):
+        return state
+    remembered = run.objective.begun(run.model, teacher, tokenizer)
+    return state.replace(objective=place_parameters(remembered, shardings.objective))
+
+
 def _train(run, directory, data, mesh, stop, watch, clock, on_metrics, profile, before):
     optimizer = run.optimizer.build(run.steps)
     init, shardings = make_init(run, optimizer, mesh)
@@ -115,7 +151,11 @@ def _train(run, directory, data, mesh, stop, watch, clock, on_metrics, profile, 
     def first():
         """The state before the first step."""
         state = init(jax.random.key(run.seed))
-        return state if before is None else state.replace(params=place_parameters(before, shardings.params))
+        if "before" in before:
+            state = state.replace(params=place_parameters(before["before"][0], shardings.params))
+        if "teacher" in before:
+            state = _taught(run, state, shardings, data.baked.tokenizer, before)
+        return state
 
     folder = _checkpoints(directory)
     warnings = processes.first(lambda: checkpoints.set_aside(folder))

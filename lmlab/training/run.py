@@ -72,8 +72,11 @@ class Run:
             )
 
     def reading(self, path):
-        """This run on the files at `path`."""
-        return dataclasses.replace(self, corpus=Files(os.path.abspath(path)))
+        """This run, and those that train its objective's teacher and donor, on the files at `path`."""
+        others = {name: getattr(self.objective, name, None) for name in ("teacher", "donor")}
+        others = {name: other.reading(path) for name, other in others.items() if other is not None}
+        objective = dataclasses.replace(self.objective, **others) if others else self.objective
+        return dataclasses.replace(self, corpus=Files(os.path.abspath(path)), objective=objective)
 
     def seeded(self, seed):
         """This run, and what comes before it, with another seed."""

@@ -31,13 +31,14 @@ class State:
     objective: Any = ()  # what the objective remembers from step to step
 
 
-def remembered(objective):
-    """What `objective` remembers before the first step: of most, nothing.
+def remembered(objective, model):
+    """What `objective` remembers before the first step of `model`: of most, nothing.
 
-    One that has `init_state()` is called with its state as a last argument, which stays as it is within a step, and
-    changes by `next_state(state, metrics)` on the sums of the whole batch.
+    One that has `init_state(model)` is called with its state as a last argument, which stays as it is within a step, and
+    changes by `next_state(state, metrics)` on the sums of the whole batch. `abstract_state(model)`: its shapes with logical
+    axes, for a state that is split over devices as parameters are.
     """
-    return objective.init_state() if hasattr(objective, "init_state") else ()
+    return objective.init_state(model) if hasattr(objective, "init_state") else ()
 
 
 def make_init(run, optimizer, mesh):
@@ -46,7 +47,7 @@ def make_init(run, optimizer, mesh):
     def build(key):
         params_key, run_key = jax.random.split(key)
         params = meta.unbox(run.model.init(params_key, jnp.zeros((1, 8), jnp.int32)))
-        kept = run.spikes.nothing_yet(), remembered(run.objective)
+        kept = run.spikes.nothing_yet(), remembered(run.objective, run.model)
         return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), run_key, *kept)
 
     params = parameter_shardings(abstract_init(run.model), mesh)
@@ -59,6 +60,8 @@ def make_init(run, optimizer, mesh):
         transform_non_params=lambda _: replicated(mesh),
     )
     kept = [jax.tree.map(lambda _: replicated(mesh), part) for part in (abstract.recent, abstract.objective)]
+    if hasattr(run.objective, "abstract_state"):  # of one that remembers a model
+        kept[1] = parameter_shardings(run.objective.abstract_state(run.model), mesh)
     shardings = State(replicated(mesh), params, optimizer_shardings, replicated(mesh), *kept)
     return jax.jit(build, out_shardings=shardings), shardings
 

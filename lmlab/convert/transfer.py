@@ -1,0 +1,58 @@
+"""`lmlab transfer`: a model with another tokenizer."""
+
+import os
+import tempfile
+
+import jax
+import numpy as np
+
+from lmlab.errors import UserError
+from lmlab.models.hierarchy import Hierarchy
+from lmlab.models.language_model import LanguageModel, init
+from lmlab.models.transfer import transferred
+from lmlab.runner import load_run, tokenizer_of
+from lmlab.text.bytes import ByteTokenizer
+from lmlab.text.tokenizer_file import TokenizerFile
+from lmlab.training import checkpoints
+from lmlab.training.directory import RUN, TOKENIZER
+
+
+def tokenizer_at(path):
+    """"bytes", a tokenizer's file or folder, or that of a run directory or a converted model."""
+    if path == "bytes":
+        return ByteTokenizer()
+    if checkpoints.is_model(path) or os.path.exists(os.path.join(path, RUN)):
+        run, model, _ = load_run(path)
+        tokenizer = tokenizer_of(run, model, path)
+        return getattr(tokenizer, "student", tokenizer)
+    return TokenizerFile(path).read()
+
+
+def transfer(directory, out, tokenizer=None, method="fvt", source=None, donor=None, k=64):
+    """Write the model in `directory` as the new directory `out`, with rows for another tokenizer made by `method` (see
+    lmlab/models/transfer.py).
+
+    `tokenizer`, `source`: the new and the old, see `tokenizer_at`; None: the donor's, and the directory's own. `donor`:
+    a directory, for "omp". UserError for models of chunks of bytes, and where model and tokenizer do not fit.
+    """
+    checkpoints.absent(os.path.normpath(out))
+    if tokenizer is None and donor is None:
+        raise UserError("Name the new tokenizer with --tokenizer, or a --donor that has it.")
+    if k < 1:
+        raise UserError(f"A sum has at least one row, not {k}.")
+    _, model, params = load_run(directory)
+    if type(model) is not LanguageModel or isinstance(model.backbone, Hierarchy):
+        raise UserError("Only a model of tokens one by one can change its tokenizer: this one reads chunks, or spans.")
+    old, new = tokenizer_at(source or directory), tokenizer_at(tokenizer or donor)
+    changed = model.clone(vocab_size=new.vocab_size)
+    donor = None if donor is None else load_run(donor)[2]
+    fresh = jax.tree.map(np.asarray, init(changed, jax.random.key(0)))
+    made = transferred(changed, fresh, params, old, new, method, donor, k)
+    texts = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, TOKENIZER)
+        new.save(path)
+        if os.path.exists(path):
+            with open(path, encoding="utf-8") as f:
+                texts[TOKENIZER] = f.read()
+    checkpoints.save_model(out, changed, made, texts)

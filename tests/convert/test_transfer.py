@@ -1,0 +1,127 @@
+"""`lmlab transfer`: a model with another tokenizer, that loads, samples and is transferred again."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import lmlab
+from lmlab.cli import main
+from lmlab.convert.transfer import tokenizer_at
+from lmlab.models.build import hierarchy, transformer
+from lmlab.models.gpt2 import gpt2
+from lmlab.models.language_model import LanguageModel, init
+from lmlab.models.transfer import fvt, omp
+from lmlab.text.bpe import BPE, train_bpe
+from lmlab.text.bytes import ByteTokenizer
+from lmlab.training import checkpoints
+from lmlab.training.loop import train
+from tests.paths import data
+from tests.training import tiny
+
+TEXT = [b"the reader reads what the writer writes, and the writer writes what the reader reads " * 9]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tokenizer's file, and a model with its tokenizer: "small"; a donor with the other's: "donor"."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, size, width, seed in (("small", 270, 16, 0), ("donor", 280, 32, 1)):
+        tokenizer = train_bpe(TEXT, size)
+        tokenizer.save(folder / f"{name}.json")
+        model = LanguageModel(size, transformer(1, width, 32, n_heads=2))
+        text = {"tokenizer.json": tokenizer.definition}
+        checkpoints.save_model(str(folder / name), model, init(model, jax.random.key(seed)), text)
+    return folder
+
+
+def run(*argv):
+    main(["transfer", *map(str, argv)])
+
+
+@pytest.mark.parametrize("method", ["mean", "fvt", "focus", "omp"])
+def test_from_one_tokenizer_file_to_another(method, folder, tmp_path, capsys):
+    run(folder / "small", tmp_path / "out", "--tokenizer", folder / "donor.json", "--method", method)
+    model, params = lmlab.load(str(tmp_path / "out"))
+    before, old_params = lmlab.load(str(folder / "small"))
+    assert model.vocab_size == 280 and model.backbone == before.backbone
+    old, new = tokenizer_at(str(folder / "small")), tokenizer_at(str(tmp_path / "out"))
+    assert new.encode(TEXT[0]).tolist() == train_bpe(TEXT, 280).encode(TEXT[0]).tolist()
+    jax.tree.map(np.testing.assert_array_equal, params["params"]["backbone"], old_params["params"]["backbone"])
+    if method == "fvt":
+        made = fvt(np.asarray(old_params["params"]["embedding"]), old, new)
+        np.testing.assert_array_equal(params["params"]["embedding"], made)
+    # And back: what both have is as it was.
+    run(tmp_path / "out", tmp_path / "back", "--tokenizer", folder / "small", "--method", method)
+    again, back = lmlab.load(str(tmp_path / "back"))
+    assert again == before
+    tokens = train_bpe(TEXT, 270).encode(TEXT[0])[None, :20]
+    np.testing.assert_array_equal(again.apply(back, tokens).logits, before.apply(old_params, tokens).logits)
+    capsys.readouterr()
+
+
+def test_a_donor_gives_its_tokenizer_and_its_space(folder, tmp_path, capsys):
+    run(folder / "small", tmp_path / "out", "--method", "omp", "--donor", folder / "donor", "--k", 3)
+    _, params = lmlab.load(str(tmp_path / "out"))
+    _, old = lmlab.load(str(folder / "small"))
+    _, donor = lmlab.load(str(folder / "donor"))
+    tokenizers = train_bpe(TEXT, 270), train_bpe(TEXT, 280)
+    for name in ("embedding", "head"):
+        rows, donors, made = (np.asarray(p["params"][name]) for p in (old, donor, params))
+        if name == "head":
+            rows, donors, made = rows.T, donors.T, made.T
+        np.testing.assert_allclose(made, omp(rows, *tokenizers, donors, k=3), atol=1e-6)
+    capsys.readouterr()
+
+
+def test_to_bytes_and_from_a_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LMLAB_CACHE", str(tmp_path / "cache"))
+    made = tiny.plain(tmp_path)
+    made = dataclasses.replace(made, model=made.model.clone(vocab_size=290), tokenizer=BPE(290), steps=4)
+    train(made, str(tmp_path / "run"))
+    run(tmp_path / "run", tmp_path / "out", "--tokenizer", "bytes")
+    model, params = lmlab.load(str(tmp_path / "out"))
+    assert model.vocab_size == 256 and type(tokenizer_at(str(tmp_path / "out"))) is ByteTokenizer
+    _, old = lmlab.load(str(tmp_path / "run"))
+    letter = int(tokenizer_at(str(tmp_path / "run")).encode(b"q")[0])
+    np.testing.assert_array_equal(params["params"]["embedding"][ord("q")], old["params"]["embedding"][letter])
+    main(["sample", str(tmp_path / "out"), "--bytes", "8", "--prompt", "the"])
+    assert "the" in capsys.readouterr().out
+
+
+def test_to_gpt2s_published_tokenizer(folder, tmp_path, capsys):
+    path = data("tokenizers/gpt2")
+    model = LanguageModel(270, gpt2(1, 16, 2, 32), tied=True)
+    text = {"tokenizer.json": train_bpe(TEXT, 270).definition}
+    checkpoints.save_model(str(tmp_path / "model"), model, init(model, jax.random.key(0)), text)
+    run(tmp_path / "model", tmp_path / "out", "--tokenizer", path)
+    model, _ = lmlab.load(str(tmp_path / "out"))
+    tokenizer = tokenizer_at(str(tmp_path / "out"))
+    assert model.vocab_size == tokenizer.vocab_size == 50_257
+    assert tokenizer.encode(b" the reader").tolist() == [262, 9173]
+    main(["convert", "gpt2", str(tmp_path / "out"), str(tmp_path / "back.safetensors")])
+    assert json.loads((tmp_path / "back.json").read_text())["vocab_size"] == 50_257
+    capsys.readouterr()
+
+
+def test_bad_input_ends_in_one_sentence_and_leaves_nothing(folder, tmp_path, capsys):
+    def refused(*argv):
+        with pytest.raises(SystemExit) as error:
+            run(argv[0], tmp_path / "out", *argv[1:])
+        said = capsys.readouterr().err
+        assert error.value.code == 2 and said.count("\n") == 1 and not (tmp_path / "out").exists()
+        return said
+
+    assert "Name the new tokenizer" in refused(folder / "small")
+    assert "There is no tokenizer at" in refused(folder / "small", "--tokenizer", tmp_path / "none")
+    assert "is not a run directory" in refused(tmp_path, "--tokenizer", "bytes")
+    assert "Only omp looks at a donor" in refused(folder / "small", "--donor", folder / "donor")
+    wrong = refused(folder / "small", "--from", folder / "donor.json", "--tokenizer", "bytes")
+    assert "has 278 ids but its model only 270" in wrong
+    large = refused(folder / "small", "--tokenizer", folder / "donor.json", "--donor", folder / "small", "--method", "omp")
+    assert "donor's tokenizer has 278 ids but its model only 270" in large
+    hnet = LanguageModel(256, hierarchy(["m1", ["T1"], "m1"], (32, 64), (0, 64), n_heads=2, d_state=8))
+    checkpoints.save_model(str(tmp_path / "hnet"), hnet, init(hnet, jax.random.key(0)))
+    assert "reads chunks" in refused(tmp_path / "hnet", "--tokenizer", folder / "small.json")
