@@ -24,7 +24,7 @@ class Trigrams:
 
     rows: int
     hashes: int = 10
-    lowered: int = 5
+    lowered: int = 3
     longest: int = 16
 
     def __post_init__(self):
