@@ -28,6 +28,10 @@ class NextTokens:
         """Ids that are needed above the tokenizer's."""
         return 0
 
+    def text_tokens(self, length):
+        """Tokens of the text that a row of `length` positions reads."""
+        return length
+
     def windows(self, stream, length, tokenizer):
         """`Windows`."""
         return Windows(stream, length, tokenizer)

@@ -26,7 +26,9 @@ class Scores(NamedTuple):
 def _forward(model, mesh, params, batch):
     with compiled_for(mesh, whole_rows=True):
         output = forward(model, params, batch)
-    nats_BL = softmax_cross_entropy(output.logits, batch["targets"]) * batch["weights"]
+    by_itself = getattr(output, "nats", None)  # of outputs that are no logits over ids
+    nats_BL = by_itself(batch) if by_itself else softmax_cross_entropy(output.logits, batch["targets"])
+    nats_BL = nats_BL * batch["weights"]
     best_BL = jnp.argmax(output.logits, axis=-1)
     return nats_BL, best_BL, tuple(s.start_BL for s in output.stages), _overflow(output)
 

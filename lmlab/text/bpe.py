@@ -107,7 +107,8 @@ class BPETokenizer:
         return [bytes(byte_of[character] for character in token) for token, _ in vocabulary] + [b"", b""]
 
     @functools.cached_property
-    def _byte_ids(self) -> list[int]:
+    def byte_ids(self) -> list[int]:
+        """The id of every single byte."""
         return [self._library.token_to_id(character) for character in byte_alphabet()]
 
     @functools.cached_property
@@ -176,7 +177,7 @@ class BPETokenizer:
             plan = []
             for part in self._parts(data):
                 if isinstance(part, int):
-                    plan.append(np.array([self._byte_ids[part]], np.int32))
+                    plan.append(np.array([self.byte_ids[part]], np.int32))
                     continue
                 plan.append(len(texts))
                 texts.append(part)
@@ -205,6 +206,21 @@ class BPETokenizer:
         lengths = self._lengths[np.asarray(ids, np.int64)].astype(np.int64)
         ends = np.cumsum(lengths)
         return np.stack([ends - lengths, ends], axis=-1)
+
+    def merges(self) -> np.ndarray:
+        """(left, right, merged) ids of every merge, in order of priority, int32 [merges, 3]."""
+        pairs = json.loads(self.definition)["model"]["merges"]
+        pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in pairs]  # both forms are in use
+        ids = [[self._library.token_to_id(token) for token in (a, b, a + b)] for a, b in pairs]
+        return np.array(ids, np.int32).reshape(-1, 3)
+
+    def word_ends(self, data: bytes) -> np.ndarray:
+        """Where the words end that merges stay within, in bytes: int64 [words], rising. An invalid byte is a word."""
+        lengths = []
+        for run in _runs(data):
+            pieces = [] if isinstance(run, int) else self._library.pre_tokenizer.pre_tokenize_str(run)
+            lengths += [1] if isinstance(run, int) else [len(piece) for piece, _ in pieces]
+        return np.cumsum(lengths, dtype=np.int64)
 
     def save(self, path: str | pathlib.Path) -> None:
         """Write the library's JSON, which `BPETokenizer.load` and the library itself read."""

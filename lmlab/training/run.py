@@ -93,4 +93,5 @@ class Run:
 
     def source_bytes(self):
         """Nominal source bytes of the whole training."""
-        return round(self.steps * self.batch_size * self.length * self.tokenizer.bytes_per_token)
+        tokens = getattr(self.corruption, "text_tokens", lambda length: length)(self.length)
+        return round(self.steps * self.batch_size * tokens * self.tokenizer.bytes_per_token)
