@@ -194,7 +194,7 @@ def stream_text(model, params, tokenizer, prompt, new=200, temperature=0.8, top_
     new_tokens = max(1, round(new / tokenizer.bytes_per_token))
     yield decoder.decode(bytes(prompt))
     for tokens in stream(model, params, ids, new_tokens, tokenizer.eos, jax.random.key(seed), temperature, top_p):
-        yield decoder.decode(tokenizer.decode(tokens))
+        yield decoder.decode(tokenizer.decode(tokens[tokens < tokenizer.vocab_size]))  # marks of a corruption are no text
     yield decoder.decode(b"", final=True)
 
 

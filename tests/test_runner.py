@@ -3,6 +3,7 @@
 import dataclasses
 import os
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,9 +12,10 @@ from lmlab.errors import UserError
 from lmlab.evaluation.bits_per_byte import BitsPerByte, Robustness
 from lmlab.experiment import Arm, Column, Experiment, Paper, Table
 from lmlab.models.build import transformer
-from lmlab.models.language_model import LanguageModel
+from lmlab.models.language_model import LanguageModel, init
 from lmlab.report.results import load_results
 from lmlab.text.bpe import BPE
+from lmlab.text.bytes import ByteTokenizer
 from lmlab.training import directory
 from lmlab.training.optimizers import AdamW
 from tests.training import tiny
@@ -152,3 +154,10 @@ def test_a_prompt_may_break_off_a_word(monkeypatch):
     tokenizer = Words(bytes_per_word=4.0)
     assert sample_text(None, None, tokenizer, b"a retur", new=8) == "a returnx"
     assert seen == {"ids": [254, *b"a ", 256, *b"retur"], "new_tokens": 10}
+
+
+def test_what_is_no_text_is_left_out_of_samples():
+    """A model of gaps writes marks too, ids above the tokenizer's: nearly all of these."""
+    model = LanguageModel(10_000, transformer(1, 16, 32, 2))
+    text = runner.sample_text(model, init(model, jax.random.key(0)), ByteTokenizer(), b"a b", new=40, top_p=1.0)
+    assert text.startswith("a b") and len(text) < 15
