@@ -33,7 +33,7 @@ def byte_alphabet() -> list[str]:
     return [chr(code_points[byte]) for byte in range(256)]
 
 
-def _runs(data: bytes) -> Iterator[str | int]:
+def runs(data: bytes) -> Iterator[str | int]:
     """The document in order: valid text (`str`, not empty) and invalid bytes (`int`)."""
     text = data.decode("utf-8", "surrogateescape")
     end = 0
@@ -48,7 +48,7 @@ def _runs(data: bytes) -> Iterator[str | int]:
 
 def valid_texts(data: bytes) -> Iterator[str]:
     """The document's valid text, in pieces that a trainer may see one by one."""
-    return (piece for run in _runs(data) if isinstance(run, str) for piece in _pieces(run))
+    return (piece for run in runs(data) if isinstance(run, str) for piece in _pieces(run))
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -146,17 +146,21 @@ class BPETokenizer:
                 group, size = [], 0
         return encoded + self._encode_group(group)
 
+    def _parts(self, data: bytes) -> Iterator[str | int]:
+        """The document in order: text that the library encodes, and bytes that stand for themselves."""
+        for run in runs(data):
+            yield from (run,) if isinstance(run, int) else _pieces(run)
+
     def _encode_group(self, documents: list[bytes]) -> list[np.ndarray]:
         texts, plans = [], []  # a plan: per part of the document, an index into `texts` or the ids [1] of a byte
         for data in documents:
             plan = []
-            for run in _runs(data):
-                if isinstance(run, int):
-                    plan.append(np.array([self._byte_ids[run]], np.int32))
+            for part in self._parts(data):
+                if isinstance(part, int):
+                    plan.append(np.array([self._byte_ids[part]], np.int32))
                     continue
-                for piece in _pieces(run):
-                    plan.append(len(texts))
-                    texts.append(piece)
+                plan.append(len(texts))
+                texts.append(part)
             plans.append(plan)
         encodings = self._library.encode_batch_fast(texts, add_special_tokens=False)
         ids = [np.array(encoding.ids, np.int32) for encoding in encodings]
