@@ -106,7 +106,8 @@ class BPETokenizer:
         return [bytes(byte_of[character] for character in token) for token, _ in vocabulary] + [b"", b""]
 
     @functools.cached_property
-    def _byte_ids(self) -> list[int]:
+    def byte_ids(self) -> list[int]:
+        """The token of each single byte [256]."""
         return [self._library.token_to_id(character) for character in byte_alphabet()]
 
     @functools.cached_property
@@ -157,7 +158,7 @@ class BPETokenizer:
             plan = []
             for part in self._parts(data):
                 if isinstance(part, int):
-                    plan.append(np.array([self._byte_ids[part]], np.int32))
+                    plan.append(np.array([self.byte_ids[part]], np.int32))
                     continue
                 plan.append(len(texts))
                 texts.append(part)

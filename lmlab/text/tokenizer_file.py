@@ -103,7 +103,8 @@ class FileTokenizer(BPETokenizer):
         return max(self._library.get_vocab(with_added_tokens=True).values()) + 1
 
     @functools.cached_property
-    def _byte_ids(self) -> list[int]:
+    def byte_ids(self) -> list[int]:
+        """The token of each single byte [256]."""
         names = [f"<0x{byte:02X}>" for byte in range(256)] if self.has_fallback else byte_alphabet()
         new = itertools.count(self.own_size)
         ids = [self._library.token_to_id(name) for name in names]
@@ -115,7 +116,7 @@ class FileTokenizer(BPETokenizer):
         vocabulary = self._library.get_vocab(with_added_tokens=True)
         added = self._library.get_added_tokens_decoder()
         byte_of = {character: byte for byte, character in enumerate(byte_alphabet())}
-        found = [b""] * (1 + max(self.own_size - 1, *self._byte_ids))
+        found = [b""] * (1 + max(self.own_size - 1, *self.byte_ids))
         for name, token in vocabulary.items():
             if token in added:
                 found[token] = b"" if added[token].special else name.encode()
@@ -123,7 +124,7 @@ class FileTokenizer(BPETokenizer):
                 found[token] = name.replace(SPACE, " ").encode()
             else:  # what has other characters is special and was never declared so
                 found[token] = bytes(byte_of[c] for c in name) if byte_of.keys() >= set(name) else b""
-        for byte, token in enumerate(self._byte_ids):
+        for byte, token in enumerate(self.byte_ids):
             found[token] = bytes([byte])
         bos, eos = (next((vocabulary[n] for n in names if n in vocabulary), None) for names in (BEGINS, ENDS))
         if bos is None and eos is None:
@@ -185,7 +186,7 @@ class FileTokenizer(BPETokenizer):
             tokenizer._library  # noqa: B018
         except Exception as error:  # the library raises bare Exception
             raise UserError(f"{path} is not a readable tokenizer file ({error}).") from error
-        if None in tokenizer._byte_ids:
+        if None in tokenizer.byte_ids:
             raise UserError(f"{path} does not round-trip bytes: it has no token for some single bytes.")
         documents = [PROBE, PROBE[256:], *(PROBE[i:] + PROBE[:i] for i in range(256, len(PROBE), 7))]
         for document, ids in zip(documents, tokenizer.encode_batch(documents), strict=True):
