@@ -42,22 +42,9 @@ class Open(NamedTuple):
         return self.sums[node.end] - self.sums[node.first + node.own] + end
 
 
-class Free:
-    """Stands in for a model where only possibility matters: every token has the same probability."""
-
-    def __init__(self, vocab_size):
-        self._same = np.zeros(vocab_size, np.float32)
-
-    def extend(self, parents, tokens):
-        """(no rows, one number for all)"""
-        return [-1] * len(tokens), np.broadcast_to(self._same, (len(tokens), len(self._same)))
-
-    def release(self, row):
-        """Nothing."""
-
-
 @functools.lru_cache(maxsize=4)
-def _prefixes(tokenizer):
+def prefixes_of(tokenizer):
+    """`Prefixes` of what a tokenizer's tokens stand for, BOS and EOS aside."""
     tokens = [tokenizer.token_bytes(t) for t in range(tokenizer.vocab_size)]
     tokens[tokenizer.bos] = tokens[tokenizer.eos] = b""
     return Prefixes(tokens)
@@ -65,11 +52,11 @@ def _prefixes(tokenizer):
 
 class Frontier:
     """The open sequences of one text. `automaton`: which sequences count. Sequences under a share of `least` of the whole
-    are dropped, where there are too many to be exact. `kept(sums, behind)`: takes tokens out, see
-    `lmlab.decoding.partial_tokens`."""
+    are dropped, where there are too many to be exact. `kept(p_V, bytes so far)`: probabilities with tokens
+    taken out, see `lmlab.decoding.partial_tokens`."""
 
     def __init__(self, tokenizer, automaton, least=0.0, kept=None):
-        self._prefixes, self._eos = _prefixes(tokenizer), tokenizer.eos
+        self._prefixes, self._eos = prefixes_of(tokenizer), tokenizer.eos
         self._automaton, self._least, self._kept = automaton, least, kept
         self.open, self.text = [], b""
 
@@ -81,7 +68,7 @@ class Frontier:
         mask_V = self._automaton.allowed(state)
         p_V = np.where(mask_V, np.exp(log_probs_V[: len(mask_V)].astype(np.float64)), 0.0)
         if self._kept is not None:
-            p_V = self._kept(p_V, len(self.text), len(tokens))
+            p_V = self._kept(p_V, len(self.text))
         total = p_V.sum()
         if not total:
             return None
@@ -157,47 +144,29 @@ class Frontier:
 
 def certain_tokens(tokenizer, data, automaton):
     """The tokens that all cover encodings of `data` begin with."""
-    frontier, free = Frontier(tokenizer, automaton), Free(tokenizer.vocab_size)
-    frontier.begin(-1, free.extend([0], [0])[1][0], automaton.start)
+    frontier, even_V = Frontier(tokenizer, automaton), np.zeros(tokenizer.vocab_size)  # only what is possible matters
+    frontier.begin(-1, even_V, automaton.start)
     for byte in data:
-        for parent, token, weight in frontier.move(byte)[1]:
-            frontier.add(parent, token, weight, -1, free.extend([0], [0])[1][0])
+        for parent, token, log_weight in frontier.move(byte)[1]:
+            frontier.add(parent, token, log_weight, -1, even_V)
     if not frontier.open:
         raise UserError("The tokenizer encodes no text that begins with these bytes.")
     sequences = [s.tokens for s in frontier.open]
-    shortest, longest = min(sequences), max(sequences)
-    same = (a == b for a, b in zip(shortest, longest))
-    return shortest[: next((i for i, equal in enumerate(same) if not equal), min(len(shortest), len(longest)))]
+    first, last = min(sequences), max(sequences)  # what these two begin with, all do
+    differ = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+    return first[: next(differ, len(first))]
 
 
-class ExactBytes:
-    """A model of subwords as one of bytes, for several texts at once.
+class Texts:
+    """Several texts at once, byte by byte: `frontiers`, one a text, whose sequences branch off one another in `branches`."""
 
-    `prompts`: byte strings, any lengths, empty ones too. `room`: bytes that may yet come. `contexts`: token ids that stand
-    before each prompt, by default BOS alone: what fills in the middle puts its marks and the suffix there, and the prefix,
-    which may be cut within a token, into the prompt.
-    """
+    def __init__(self, tokenizer, branches, frontiers):
+        self.tokenizer, self.branches, self.frontiers = tokenizer, branches, frontiers
 
-    def __init__(self, model, params, tokenizer, prompts, room=256, contexts=None):
-        self.tokenizer, self._automaton = tokenizer, canonical(tokenizer)
-        contexts = contexts or [[tokenizer.bos]] * len(prompts)
-        if any(not len(context) for context in contexts):
-            raise UserError("A context holds at least one token, such as BOS.")
-        certain = [certain_tokens(tokenizer, prompt, self._automaton) for prompt in prompts]
-        rest = [p[len(tokenizer.decode(np.array(c, int))) :] for p, c in zip(prompts, certain, strict=True)]
-        read = [np.concatenate([context, np.array(c, int)]) for context, c in zip(contexts, certain, strict=True)]
-        self._branches = Branches(model, params, read, room + max(map(len, rest)))
-        self.frontiers, starts = [Frontier(tokenizer, self._automaton) for _ in prompts], []
-        for i, (frontier, tokens) in enumerate(zip(self.frontiers, certain, strict=True)):
-            log_probs, state, log_weight = self._branches.log_probs[i][len(contexts[i]) - 1 :], self._automaton.start, 0.0
-            for token, row_V in zip(tokens, log_probs, strict=False):
-                mask_V = self._automaton.allowed(state)
-                allowed = np.exp(row_V[: len(mask_V)][mask_V].astype(np.float64)).sum()
-                log_weight += float(row_V[token]) - np.log(allowed)
-                state = self._automaton.behind(state, token)
-            frontier.begin(i, log_probs[-1], state, log_weight)
-        for at in range(max(map(len, rest))):
-            self.feed([data[at] if at < len(data) else None for data in rest])
+    def feed_all(self, data_B):
+        """Byte strings, of any lengths."""
+        for at in range(max(map(len, data_B))):
+            self.feed([data[at] if at < len(data) else None for data in data_B])
 
     def feed(self, bytes_B):
         """One byte more for every row; None: none for this one. UserError for one that cannot follow."""
@@ -212,7 +181,7 @@ class ExactBytes:
         if not ended:
             return
         parents, tokens = [e[2].row for e in ended], [e[3] for e in ended]
-        rows, log_probs = self._branches.extend(parents, tokens)
+        rows, log_probs = self.branches.extend(parents, tokens)
         for (frontier, free, parent, token, weight), row, log_probs_V in zip(ended, rows, log_probs, strict=True):
             if not frontier.add(parent, token, weight, row, log_probs_V):
                 self._release([row])
@@ -221,7 +190,7 @@ class ExactBytes:
 
     def _release(self, rows):
         for row in rows:
-            self._branches.release(row)
+            self.branches.release(row)
 
     def log_probs(self):
         """float64 [B]: log-probability that a text begins with the bytes so far."""
@@ -230,6 +199,35 @@ class ExactBytes:
     def next_bytes(self):
         """float64 [B, 257]: probabilities of the next byte, and of the text's end."""
         return np.stack([frontier.next_bytes() for frontier in self.frontiers])
+
+
+class ExactBytes(Texts):
+    """A model of subwords as one of bytes, for several texts at once.
+
+    `prompts`: byte strings, any lengths, empty ones too. `room`: bytes that may yet come. `contexts`: token ids that stand
+    before each prompt, by default BOS alone: what fills in the middle puts its marks and the suffix there, and the prefix,
+    which may be cut within a token, into the prompt.
+    """
+
+    def __init__(self, model, params, tokenizer, prompts, room=256, contexts=None):
+        self.automaton = canonical(tokenizer)
+        contexts = contexts or [[tokenizer.bos]] * len(prompts)
+        if any(not len(context) for context in contexts):
+            raise UserError("A context holds at least one token, such as BOS.")
+        certain = [certain_tokens(tokenizer, prompt, self.automaton) for prompt in prompts]
+        rest = [p[len(tokenizer.decode(np.array(c, int))) :] for p, c in zip(prompts, certain, strict=True)]
+        read = [np.concatenate([context, np.array(c, int)]) for context, c in zip(contexts, certain, strict=True)]
+        branches = Branches(model, params, read, room + max(map(len, rest)))
+        super().__init__(tokenizer, branches, [Frontier(tokenizer, self.automaton) for _ in prompts])
+        for i, (frontier, tokens) in enumerate(zip(self.frontiers, certain, strict=True)):
+            log_probs, state, log_weight = branches.log_probs[i][len(contexts[i]) - 1 :], self.automaton.start, 0.0
+            for token, row_V in zip(tokens, log_probs, strict=False):
+                mask_V = self.automaton.allowed(state)
+                allowed = np.exp(row_V[: len(mask_V)][mask_V].astype(np.float64)).sum()
+                log_weight += float(row_V[token]) - np.log(allowed)
+                state = self.automaton.behind(state, token)
+            frontier.begin(i, log_probs[-1], state, log_weight)
+        self.feed_all(rest)
 
 
 def string_log_probs(model, params, tokenizer, strings, whole=False):
@@ -259,7 +257,7 @@ def write_bytes(source, count, seed=0):
 def write_tokens(exact, count, seed=0):
     """What `write_bytes` draws, in distribution, for one step of the model a token: a cover encoding of the prompt is
     drawn, and then token behind token. Bytes beyond `count` are cut off. Uses up `exact`."""
-    rng, tokenizer, automaton = np.random.default_rng(seed), exact.tokenizer, exact._automaton
+    rng, tokenizer, automaton = np.random.default_rng(seed), exact.tokenizer, exact.automaton
     drawn = [frontier.draw(rng) for frontier in exact.frontiers]
     rows, states, tokens = [s.row for s, _ in drawn], [s.state for s, _ in drawn], [t for _, t in drawn]
     # Of the first token, what lies behind the bytes that it covers.
@@ -268,7 +266,7 @@ def write_tokens(exact, count, seed=0):
         on = [i for i, t in enumerate(tokens) if t != tokenizer.eos and len(written[i]) < count]
         if not on:
             return [w[:count] for w in written]
-        _, log_probs = exact._branches.extend([rows[i] for i in on], [tokens[i] for i in on], in_place=True)
+        _, log_probs = exact.branches.extend([rows[i] for i in on], [tokens[i] for i in on], in_place=True)
         for i, log_probs_V in zip(on, log_probs, strict=True):
             states[i] = automaton.behind(states[i], tokens[i])
             mask_V = automaton.allowed(states[i])

@@ -141,8 +141,8 @@ def test_both_ways_of_writing_draw_from_the_same_distribution(model, tokenizer):
 
 def test_one_step_of_the_model_a_byte(model, tokenizer, monkeypatch):
     exact = ExactBytes(*model, tokenizer, [b"", b""], 64)
-    calls, extend = [], exact._branches.extend
-    monkeypatch.setattr(exact._branches, "extend", lambda *a, **k: calls.append(len(a[0])) or extend(*a, **k))
+    calls, extend = [], exact.branches.extend
+    monkeypatch.setattr(exact.branches, "extend", lambda *a, **k: calls.append(len(a[0])) or extend(*a, **k))
     text = TRAINING[0][:60]
     for byte in text:
         exact.feed([byte, byte])

@@ -12,6 +12,7 @@ from lmlab.text import ByteTokenizer, TokenizerFile, Words, train_bpe
 from lmlab.text.bpe import BPETokenizer
 from lmlab.text.canonical import canonical
 from lmlab.text.merges import Merges
+from lmlab.text.tokenizer_file import FileTokenizer
 from lmlab.text.words import SpaceWords
 from tests.paths import data
 
@@ -140,11 +141,17 @@ def test_bytes_have_but_one_encoding():
     assert automaton.allowed(automaton.start).sum() == 255 and not automaton.allowed(automaton.start)[254]
 
 
-def test_refuses_what_is_not_known():
-    words = Words(SpaceWords(), 15).train([])
-    with pytest.raises(UserError, match="are not known"):
-        canonical(words)
-    with pytest.raises(UserError, match="added tokens"):
-        canonical(TokenizerFile(str(data("tokenizers") / "neox_rwkv" / "20B_tokenizer.json")).read())
-    with pytest.raises(UserError, match="for GPT-2's pre-tokenizer"):
-        canonical(TokenizerFile(str(data("tokenizers") / "tiktoken" / "cl100k_base.tiktoken")).read())
+def test_refuses_what_is_not_known(bpe):
+    with pytest.raises(UserError, match="of a BPE and of bytes"):
+        canonical(Words(SpaceWords(), 15).train([]))
+    content = json.loads(bpe.definition)
+    token = {"id": 298, "content": "  ", "special": False}
+    token |= dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    split = {"type": "Split", "pattern": {"Regex": "a"}, "behavior": "Isolated", "invert": False}
+    for change, sentence in [
+        ({"added_tokens": [token]}, "added tokens"),
+        ({"pre_tokenizer": split}, "for GPT-2's pre-tokenizer"),
+        ({"model": content["model"] | {"ignore_merges": True}}, "whole words"),
+    ]:
+        with pytest.raises(UserError, match=sentence):
+            canonical(FileTokenizer(json.dumps(content | change)))
