@@ -158,18 +158,26 @@ def certain_tokens(tokenizer, data, automaton):
 
 
 class Texts:
-    """Several texts at once, byte by byte: `frontiers`, one a text, whose sequences branch off one another in `branches`."""
+    """Several texts at once, byte by byte: `frontiers`, one a text, whose sequences branch off one another in `branches`.
+    `room`: bytes that each may yet get."""
 
-    def __init__(self, tokenizer, branches, frontiers):
-        self.tokenizer, self.branches, self.frontiers = tokenizer, branches, frontiers
+    def __init__(self, tokenizer, branches, frontiers, room):
+        self.tokenizer, self.branches, self.frontiers, self._room = tokenizer, branches, frontiers, room
+
+    def take_room(self, count):
+        """UserError where the caches do not reach for `count` bytes more."""
+        if count > self._room:
+            raise UserError(f"There is room for {self._room} bytes more, not for {count}: ask for more room at the start.")
+        self._room -= count
 
     def feed_all(self, data_B):
         """Byte strings, of any lengths."""
-        for at in range(max(map(len, data_B))):
+        for at in range(max(map(len, data_B), default=0)):
             self.feed([data[at] if at < len(data) else None for data in data_B])
 
     def feed(self, bytes_B):
-        """One byte more for every row; None: none for this one. UserError for one that cannot follow."""
+        """One byte more for every row; None: none for this one. Behind one that no text goes on with, nothing is probable."""
+        self.take_room(1)
         ended = []
         for frontier, byte in zip(self.frontiers, bytes_B, strict=True):
             if byte is None:
@@ -217,8 +225,9 @@ class ExactBytes(Texts):
         certain = [certain_tokens(tokenizer, prompt, self.automaton) for prompt in prompts]
         rest = [p[len(tokenizer.decode(np.array(c, int))) :] for p, c in zip(prompts, certain, strict=True)]
         read = [np.concatenate([context, np.array(c, int)]) for context, c in zip(contexts, certain, strict=True)]
-        branches = Branches(model, params, read, room + max(map(len, rest)))
-        super().__init__(tokenizer, branches, [Frontier(tokenizer, self.automaton) for _ in prompts])
+        room += max(map(len, rest))
+        branches = Branches(model, params, read, room)
+        super().__init__(tokenizer, branches, [Frontier(tokenizer, self.automaton) for _ in prompts], room)
         for i, (frontier, tokens) in enumerate(zip(self.frontiers, certain, strict=True)):
             log_probs, state, log_weight = branches.log_probs[i][len(contexts[i]) - 1 :], self.automaton.start, 0.0
             for token, row_V in zip(tokens, log_probs, strict=False):
@@ -258,6 +267,7 @@ def write_tokens(exact, count, seed=0):
     """What `write_bytes` draws, in distribution, for one step of the model a token: a cover encoding of the prompt is
     drawn, and then token behind token. Bytes beyond `count` are cut off. Uses up `exact`."""
     rng, tokenizer, automaton = np.random.default_rng(seed), exact.tokenizer, exact.automaton
+    exact.take_room(count)
     drawn = [frontier.draw(rng) for frontier in exact.frontiers]
     rows, states, tokens = [s.row for s, _ in drawn], [s.state for s, _ in drawn], [t for _, t in drawn]
     # Of the first token, what lies behind the bytes that it covers.

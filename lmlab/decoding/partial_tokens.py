@@ -44,9 +44,10 @@ class FromTokens(Texts):
         fixed = [ids[: max(0, len(ids) - back)] for ids in encoded]
         rest = [tokenizer.decode(ids[max(0, len(ids) - back) :]) for ids in encoded]
         read = [np.concatenate([context, ids]).astype(int) for context, ids in zip(contexts, fixed, strict=True)]
-        branches, any_tokens = Branches(model, params, read, room + max(map(len, rest))), AnyTokens(tokenizer)
+        room += max(map(len, rest))
+        branches, any_tokens = Branches(model, params, read, room), AnyTokens(tokenizer)
         agrees = [functools.partial(_agreeing, prefixes_of(tokenizer), data, whole) for data in rest]
-        super().__init__(tokenizer, branches, [Frontier(tokenizer, any_tokens, least, keep) for keep in agrees])
+        super().__init__(tokenizer, branches, [Frontier(tokenizer, any_tokens, least, keep) for keep in agrees], room)
         for i, frontier in enumerate(self.frontiers):
             frontier.begin(i, branches.log_probs[i][-1], any_tokens.start)
         self.feed_all(rest)

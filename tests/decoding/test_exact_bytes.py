@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from lmlab.decoding.exact_bytes import END, ExactBytes, string_log_probs, write_bytes, write_tokens
+from lmlab.errors import UserError
 from lmlab.models.build import transformer
 from lmlab.models.language_model import LanguageModel, init
 from lmlab.models.stack import Stack
@@ -148,6 +149,24 @@ def test_one_step_of_the_model_a_byte(model, tokenizer, monkeypatch):
         exact.feed([byte, byte])
     assert len(calls) <= len(text) and np.mean(calls) < 2 * 1.2  # rows read, for two texts
     assert max(len(frontier.open) for frontier in exact.frontiers) <= 8
+
+
+def test_room_is_not_overrun(model, tokenizer):
+    exact = ExactBytes(*model, tokenizer, [b"the re"], 2)
+    exact.feed_all([b"st"])
+    with pytest.raises(UserError, match="room for 0 bytes"):
+        exact.feed([32])
+    with pytest.raises(UserError, match="room for 2 bytes"):
+        write_tokens(ExactBytes(*model, tokenizer, [b"the re"], 2), 3)
+
+
+def test_gpt2_is_marginalised_over_its_own_tokens():
+    tokenizer = TokenizerFile(str(data("tokenizers") / "gpt2")).read()
+    model = random_model(tokenizer.vocab_size, transformer(1, 16, 16, 2))
+    brute, texts = Brute(*model, tokenizer), [b"it's th", b"a\n\n b", b" 1"]
+    found = ExactBytes(*model, tokenizer, texts)
+    np.testing.assert_allclose(np.exp(found.log_probs()), [brute.begins(text)[0] for text in texts], rtol=1e-4)
+    np.testing.assert_allclose(found.next_bytes().sum(1), 1, atol=1e-9)
 
 
 def test_llama_pieces_are_marginalised_alike():
