@@ -24,8 +24,8 @@ PROMPT, NEW, VOCABULARY = 256, 256, 4096
 
 def measure(batch=16, repeats=3, vocab_size=VOCABULARY, shape=SHAPE, prompt=PROMPT, new=NEW, max_bytes=4_000_000):
     """{"plain", "write_tokens", "next_bytes": seconds per byte and row, "step_ratio": of a step for a byte over one for a
-    token, "bytes_per_token"}: medians, after a round that compiles. Weights are random, and so is what the first two write;
-    they are given the bytes that they wrote."""
+    token, "bytes_per_token" of the text}: medians, after a round that compiles, of writing alone. Weights are random, and so is
+    what the first two write; they are counted by the bytes that they wrote."""
     documents = [d.data for d in StandardLibrary(max_bytes).documents()]
     tokenizer = train_bpe(documents, vocab_size)
     model = LanguageModel(vocab_size, transformer(shape.n_layers, shape.d_model, shape.d_ff, shape.n_heads))
@@ -36,29 +36,42 @@ def measure(batch=16, repeats=3, vocab_size=VOCABULARY, shape=SHAPE, prompt=PROM
     ids = [np.concatenate([[tokenizer.bos], tokenizer.encode(p)]) for p in prompts]
 
     def plain(seed):
-        out = generate(model, params, ids, count, -1, jax.random.key(seed))
-        return int(tokenizer.token_lengths()[out].sum())
+        def timed(tokens):
+            start = time.perf_counter()
+            out = generate(model, params, ids, tokens, -1, jax.random.key(seed))
+            return time.perf_counter() - start, int(tokenizer.token_lengths()[out].sum())
 
-    def by_tokens(seed):
-        return sum(map(len, write_tokens(ExactBytes(model, params, tokenizer, prompts, new), new, seed)))
+        reading, first = timed(1)
+        whole, written = timed(count + 1)
+        return whole - reading, written - first
 
-    def by_bytes(seed):
-        exact = ExactBytes(model, params, tokenizer, prompts, new)
+    def exact(write):
+        """Seconds without those that reading the prompts takes, bytes."""
+        texts_read = ExactBytes(model, params, tokenizer, prompts, new)
+        start = time.perf_counter()
+        written = write(texts_read)
+        return time.perf_counter() - start, written
+
+    def by_bytes(texts_read):
         for at in range(prompt, prompt + new):
-            exact.next_bytes()
-            exact.feed([text[at] for text in texts])
+            texts_read.next_bytes()
+            texts_read.feed([text[at] for text in texts])
         return batch * new
 
-    runs = {"plain": plain, "write_tokens": by_tokens, "next_bytes": by_bytes}
+    runs = {
+        "plain": plain,
+        # The same draw each round: random weights write what no text holds, and which tokens can follow such a sequence is
+        # worked out when it is first seen.
+        "write_tokens": lambda seed: exact(lambda t: sum(map(len, write_tokens(t, new)))),
+        "next_bytes": lambda seed: exact(by_bytes),
+    }
     seconds, written = {name: [] for name in runs}, {}
     for seed in range(repeats + 1):
         for name, run in runs.items():
-            start = time.perf_counter()
-            written[name] = run(seed)
-            seconds[name].append((time.perf_counter() - start) / written[name])
+            taken, written[name] = run(seed)
+            seconds[name].append(taken / written[name])
     result = {name: statistics.median(each[1:]) for name, each in seconds.items()}
-    # Of true text: what a model that has learned anything writes has as many bytes a token.
-    step = result["plain"] * written["plain"] / (batch * count)
+    step = result["plain"] * written["plain"] / (batch * count)  # of a row
     return result | {"step_ratio": result["next_bytes"] / step, "bytes_per_token": tokens}
 
 

@@ -23,14 +23,19 @@ def _row_axes(model, length):
     return tuple((axis, x.shape[axis]) for axis, x in zip(axes, one, strict=True))
 
 
-def _copied(axes, source, source_N, target, target_N):
-    """`target` with rows of `source` in its rows `target_N`; rows beyond its end are dropped."""
+def _copied(axes, source, source_N, target, target_N, count):
+    """`target` with the first `count` of the rows `source_N` of `source` in its rows `target_N`, none of which is copied
+    from. Row by row, as a CPU's scatter goes entry by entry."""
     leaves, tree = jax.tree.flatten(target)
     new = []
-    for (axis, unit), old, other in zip(axes, leaves, jax.tree.leaves(source), strict=True):
-        at = [(rows[:, None] * unit + jnp.arange(unit)).reshape(-1) for rows in (source_N, target_N)]
-        taken = jnp.take(other, at[0], axis=axis)
-        new.append(old.at[(slice(None),) * axis + (at[1],)].set(taken, mode="drop"))
+    for i, ((axis, unit), leaf) in enumerate(zip(axes, leaves, strict=True)):
+        other = None if source is target else jax.tree.leaves(source)[i]
+
+        def copy(n, leaf, axis=axis, unit=unit, other=other):
+            row = jax.lax.dynamic_slice_in_dim(leaf if other is None else other, source_N[n] * unit, unit, axis)
+            return jax.lax.dynamic_update_slice_in_dim(leaf, row, target_N[n] * unit, axis)
+
+        new.append(jax.lax.fori_loop(0, count, copy, leaf))
     return tree.unflatten(new)
 
 
@@ -41,13 +46,13 @@ def _begin(model, mesh, length, params, pool, tokens_BL, count_B):
         cache = model.init_cache(len(tokens_BL), length)
         logits_BLV, cache = model.apply(params, tokens_BL, valid_BL, cache, method="prefill")
     rows_B = jnp.arange(len(tokens_BL))
-    return jax.nn.log_softmax(logits_BLV), _copied(_row_axes(model, length), cache, rows_B, pool, rows_B)
+    return jax.nn.log_softmax(logits_BLV), _copied(_row_axes(model, length), cache, rows_B, pool, rows_B, len(rows_B))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
-def _extend(model, mesh, length, params, pool, parent_N, row_N, token_N, active_N):
-    rows = jax.tree.leaves(pool)[0].shape[_row_axes(model, length)[0][0]]
-    pool = _copied(_row_axes(model, length), pool, parent_N, pool, jnp.where(active_N & (parent_N != row_N), row_N, rows))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5)
+def _extend(model, mesh, length, in_place, params, pool, parent_N, row_N, token_N, active_N):
+    if not in_place:
+        pool = _copied(_row_axes(model, length), pool, parent_N, pool, row_N, jnp.sum(active_N))
     with compiled_for(mesh, whole_rows=True):
         logits_NV, pool = model.apply(params, token_N, pool, active_N, row_N, method="step")
     return jax.nn.log_softmax(logits_NV), pool
@@ -63,7 +68,7 @@ class Branches:
         self._model, self._params, self._mesh = model, params, mesh_of(params)
         longest = -(-max(len(p) for p in prompts) // LENGTHS) * LENGTHS
         self._length = -(-(longest + room) // LENGTHS) * LENGTHS
-        self._rows = 4 * len(prompts)
+        self._rows = 8 * len(prompts)
         self._free = list(range(self._rows - 1, len(prompts) - 1, -1))
         tokens, counts = np.zeros((len(prompts), longest), np.int32), np.array([len(p) for p in prompts], np.int32)
         for row, prompt in zip(tokens, prompts, strict=True):
@@ -79,11 +84,11 @@ class Branches:
             self._grow(max(len(parents), self._rows))
         rows = list(parents) if in_place else [self._free.pop() for _ in parents]
         count = len(parents)
-        padded = 1 << (count - 1).bit_length() if count <= 16 else -(-count // 16) * 16
+        padded = 1 << (count - 1).bit_length() if count <= 8 else -(-count // 8) * 8  # few programs, few idle rows
         arrays = np.zeros((3, padded), np.int32)
         arrays[:, :count] = parents, rows, tokens
         log_probs, self._pool = _extend(
-            self._model, self._mesh, self._length, self._params, self._pool, *arrays, np.arange(padded) < count
+            self._model, self._mesh, self._length, in_place, self._params, self._pool, *arrays, np.arange(padded) < count
         )
         return rows, np.asarray(log_probs)[:count]
 
@@ -92,8 +97,10 @@ class Branches:
         self._free.append(row)
 
     def _grow(self, more):
-        pool = self._model.init_cache(self._rows + more, self._length)
-        rows = jnp.arange(self._rows)
-        self._pool = _copied(_row_axes(self._model, self._length), self._pool, rows, pool, rows)
+        leaves, tree = jax.tree.flatten(self._pool)
+        new = jax.tree.leaves(self._model.init_cache(more, self._length))
+        axes = _row_axes(self._model, self._length)
+        joined = [jnp.concatenate([a, b], axis) for (axis, _), a, b in zip(axes, leaves, new, strict=True)]
+        self._pool = tree.unflatten(joined)
         self._free += range(self._rows, self._rows + more)
         self._rows += more
