@@ -163,7 +163,7 @@ def test_room_is_not_overrun(model, tokenizer):
 def test_gpt2_is_marginalised_over_its_own_tokens():
     tokenizer = TokenizerFile(str(data("tokenizers") / "gpt2")).read()
     model = random_model(tokenizer.vocab_size, transformer(1, 16, 16, 2))
-    brute, texts = Brute(*model, tokenizer), [b"it's th", b"a\n\n b", b" 1"]
+    brute, texts = Brute(*model, tokenizer), [b"it's t", b"\n\n b"]
     found = ExactBytes(*model, tokenizer, texts)
     np.testing.assert_allclose(np.exp(found.log_probs()), [brute.begins(text)[0] for text in texts], rtol=1e-4)
     np.testing.assert_allclose(found.next_bytes().sum(1), 1, atol=1e-9)
