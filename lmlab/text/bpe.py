@@ -108,7 +108,7 @@ class BPETokenizer:
 
     @functools.cached_property
     def byte_ids(self) -> list[int]:
-        """The id of every single byte."""
+        """The token of each single byte [256]."""
         return [self._library.token_to_id(character) for character in byte_alphabet()]
 
     @functools.cached_property
@@ -207,7 +207,7 @@ class BPETokenizer:
         ends = np.cumsum(lengths)
         return np.stack([ends - lengths, ends], axis=-1)
 
-    def merges(self) -> np.ndarray:
+    def merge_ids(self) -> np.ndarray:
         """(left, right, merged) ids of every merge, in order of priority, int32 [merges, 3]."""
         pairs = json.loads(self.definition)["model"]["merges"]
         pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in pairs]  # both forms are in use
@@ -217,7 +217,7 @@ class BPETokenizer:
     def word_ends(self, data: bytes) -> np.ndarray:
         """Where the words end that merges stay within, in bytes: int64 [words], rising. An invalid byte is a word."""
         lengths = []
-        for run in _runs(data):
+        for run in runs(data):
             pieces = [] if isinstance(run, int) else self._library.pre_tokenizer.pre_tokenize_str(run)
             lengths += [1] if isinstance(run, int) else [len(piece) for piece, _ in pieces]
         return np.cumsum(lengths, dtype=np.int64)

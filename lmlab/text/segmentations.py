@@ -49,7 +49,7 @@ class Merges:
     def __init__(self, tokenizer):
         if not hasattr(tokenizer, "merges"):
             raise UserError("BPE-dropout needs a BPE tokenizer: this one has no merges.")
-        merges = tokenizer.merges().astype(np.int64)
+        merges = tokenizer.merge_ids().astype(np.int64)
         self._size = tokenizer.vocab_size
         keys = merges[:, 0] * self._size + merges[:, 1]
         self._rank = np.argsort(keys)

@@ -104,6 +104,7 @@ class FileTokenizer(BPETokenizer):
 
     @functools.cached_property
     def byte_ids(self) -> list[int]:
+        """The token of each single byte [256]."""
         names = [f"<0x{byte:02X}>" for byte in range(256)] if self.has_fallback else byte_alphabet()
         new = itertools.count(self.own_size)
         ids = [self._library.token_to_id(name) for name in names]

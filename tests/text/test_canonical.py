@@ -1,0 +1,157 @@
+"""Sequences are accepted exactly if they begin the encoding of some text."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import tokenizers
+
+from lmlab.errors import UserError
+from lmlab.text import ByteTokenizer, TokenizerFile, Words, train_bpe
+from lmlab.text.bpe import BPETokenizer
+from lmlab.text.canonical import canonical
+from lmlab.text.adjacency import Merges
+from lmlab.text.tokenizer_file import FileTokenizer
+from lmlab.text.words import SpaceWords
+from tests.paths import data
+
+TRAINING = [
+    b"it's we're don't 'tis the rest\n\n  of the text\n  was as was\n\n\n x = 'a' + 'er' !! 11 1  22\t\t1\n",
+    "é è éé 　　 。字　　字 éa aé ' '' '\n".encode(),
+] * 40
+# Letters of contractions, white space of one byte and of three, characters cut in two and three, bytes of none.
+ALPHABETS = [b"se' \n", b"'re!a", b" \na1\t", b"\xc3\xa9 a\xff", b"\xe3\x80\x82\x81 ", b"\xe5\xad\x97\xe3\x80 a", b"aa er'"]
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return train_bpe(TRAINING, 300)
+
+
+def unsplit(tokenizer):
+    """A tokenizer trained and used without a pre-tokenizer."""
+    library = tokenizers.Tokenizer(tokenizers.models.BPE())
+    library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=330, initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    library.train_from_iterator([text.decode() for text in TRAINING], trainer)
+    return BPETokenizer(library.to_str())
+
+
+def prefixes_of_encodings(tokenizer, alphabet, length):
+    """What begins the encodings of all byte strings over an alphabet: as tuples of ids; EOS where one ends."""
+    strings = (bytes(s) for n in range(length + 1) for s in itertools.product(sorted(set(alphabet)), repeat=n))
+    found = set()
+    for ids in tokenizer.encode_batch(list(strings)):
+        ids = (*ids.tolist(), tokenizer.eos)
+        found.update(ids[:n] for n in range(len(ids) + 1))
+    return found
+
+
+def accepted(tokenizer, alphabet, length):
+    """What `Canonical` accepts of at most `length` bytes over an alphabet."""
+    automaton, alphabet = canonical(tokenizer), set(alphabet)
+    inside = {t for t in range(tokenizer.vocab_size) if (b := tokenizer.token_bytes(t)) and set(b) <= alphabet}
+    found, pending = set(), [((), 0, automaton.start)]
+    while pending:
+        ids, size, state = pending.pop()
+        found.add(ids)
+        for token in np.flatnonzero(automaton.allowed(state)).tolist():
+            if token == tokenizer.eos:
+                found.add((*ids, token))
+            elif token in inside and size + len(tokenizer.token_bytes(token)) <= length:
+                behind = automaton.behind(state, token)
+                pending.append(((*ids, token), size + len(tokenizer.token_bytes(token)), behind))
+    return found
+
+
+def is_exact(tokenizer, alphabet, length=3, further=2):
+    """Equality for what has at most `length` bytes, some text being at most so much longer."""
+    lengths = tokenizer.token_lengths()
+    true = prefixes_of_encodings(tokenizer, alphabet, length + further)
+    true = {ids for ids in true if sum(lengths[list(ids)]) <= length}
+    assert accepted(tokenizer, alphabet, length) == true
+
+
+@pytest.mark.parametrize("alphabet", ALPHABETS)
+def test_accepts_what_begins_an_encoding_and_nothing_else(bpe, alphabet):
+    is_exact(bpe, alphabet)
+
+
+@pytest.mark.parametrize("alphabet", ALPHABETS[3:])
+def test_without_pre_tokenizer(bpe, alphabet):
+    is_exact(unsplit(bpe), alphabet)
+
+
+@pytest.mark.parametrize("alphabet", [b" ae\n", b"\xc3\xa9 a\xff", b"\xe2\x96\x81 a", b"\xe5\xad\x97\xe3a"])
+def test_pieces_with_byte_fallback(alphabet):
+    is_exact(TokenizerFile(str(data("weights") / "stories260K" / "tok512.bin")).read(), alphabet)
+
+
+def holds_for_text(tokenizer, documents):
+    automaton = canonical(tokenizer)
+    for document, ids in zip(documents, tokenizer.encode_batch(documents), strict=True):
+        state = automaton.start
+        for token in [*ids.tolist(), tokenizer.eos]:
+            assert automaton.allowed(state)[token], (document, tokenizer.token_bytes(token))
+            state = automaton.behind(state, token) if token != tokenizer.eos else None
+
+
+def hard_documents(seed=0):
+    rng = np.random.default_rng(seed)
+    parts = [b"'", b"'s", b"'re", b"'R", b" ", b"  ", b"\n", b"\t", b"a", b"hello", b" world", b"12", b"!", b"\xff"]
+    parts += [s.encode() for s in ("é", "漢字", "　", "🙂", "e\u0301", "²", "\x85", "\x1c", "𐍈", "\u2581")]
+    parts += [b"\xe6\xbc", b"\xf0\x9f\x99", b"\x80", b"\xc3"]
+    chosen = rng.integers(0, len(parts), (200, 12))
+    return [b"".join(parts[i] for i in row) for row in chosen] + TRAINING[:2]
+
+
+def test_accepts_every_encoding(bpe):
+    holds_for_text(bpe, hard_documents())
+    holds_for_text(unsplit(bpe), hard_documents())
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama2/tokenizer.model"])
+def test_published_tokenizers(name):
+    holds_for_text(TokenizerFile(str(data("tokenizers") / name)).read(), hard_documents()[:30])
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama2/tokenizer.model"])
+def test_merges_tell_which_tokens_may_meet(name):
+    tokenizer = TokenizerFile(str(data("tokenizers") / name)).read()
+    merges, content = Merges(tokenizer.definition, tokenizer.vocab_size), json.loads(tokenizer.definition)
+    bare = {"added_tokens": [], "normalizer": None, "pre_tokenizer": None, "decoder": None}
+    library = tokenizers.Tokenizer.from_str(json.dumps(content | bare))
+    names = {token: name for name, token in content["model"]["vocab"].items() if not name.startswith("<0x")}
+    rng, crossed, ids = np.random.default_rng(0), 0, [t for t in names if merges.reachable[t]]
+    assert len(names) - len(ids) <= 3  # special ones
+    for left in rng.choice(ids, 20).tolist():
+        rights = rng.choice(ids, 1000).tolist()
+        encoded = library.encode_batch_fast([names[left] + names[right] for right in rights])
+        together = [e.ids == [left, right] for e, right in zip(encoded, rights, strict=True)]
+        assert np.array_equal(merges.follows(left)[rights], together)
+        crossed += len(rights) - sum(together)
+    assert crossed > 100
+
+
+def test_bytes_have_but_one_encoding():
+    automaton = canonical(ByteTokenizer())
+    assert automaton.allowed(automaton.start).sum() == 255 and not automaton.allowed(automaton.start)[254]
+
+
+def test_refuses_what_is_not_known(bpe):
+    with pytest.raises(UserError, match="of a BPE and of bytes"):
+        canonical(Words(SpaceWords(), 15).train([]))
+    content = json.loads(bpe.definition)
+    token = {"id": 298, "content": "  ", "special": False}
+    token |= dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    split = {"type": "Split", "pattern": {"Regex": "a"}, "behavior": "Isolated", "invert": False}
+    for change, sentence in [
+        ({"added_tokens": [token]}, "added tokens"),
+        ({"pre_tokenizer": split}, "for GPT-2's pre-tokenizer"),
+        ({"model": content["model"] | {"ignore_merges": True}}, "whole words"),
+    ]:
+        with pytest.raises(UserError, match=sentence):
+            canonical(FileTokenizer(json.dumps(content | change)))
