@@ -12,7 +12,9 @@ The arms are a byte model and models of subwords that are trained as always; wha
 text is counted as one encoding and as all that begin with its bytes. Prompts are cut within a token, and then given as they
 are encoded, healed (the last token written anew), aligned (the last three, token by token) or exactly. The paper takes
 released models (Llama 2, Mistral, Yi) and asks whether code written behind a cut prompt runs; here it is the bits of the
-true bytes behind it.
+true bytes behind it. Each model is cut within its own tokens, so that prompts differ from arm to arm: compare within a row.
+Averages of two vocabularies (`lmlab/decoding/byte_ensembles.py`) and a suffix in the context are built and tested; no
+arm measures them yet.
 Sizes at paper scale are this code's choice.
 """
 

@@ -48,7 +48,7 @@ def run(scale, kind, tokenizer, layers, width, d_ff, heads):
     setup = SETUPS[scale]
     model = LanguageModel(tokenizer.vocab_size + len(MARKS), transformer(layers, width, d_ff, heads))
     tokens = setup.length if isinstance(tokenizer, ByteTokenizer) else setup.tokens
-    new = round(100 / tokenizer.bytes_per_token)
+    new = round(400 / tokenizer.bytes_per_token)  # FIM-SE writes whole lines again; no excerpt has more bytes
     return setup.run(
         model,
         tokenizer=tokenizer,

@@ -9,7 +9,8 @@ use what words have in common, and give competitive models whose embedding and h
 
 A word of n letters turns on the rows that its n trigrams are hashed to; its vector is their sum, and what is predicted is
 which rows the next word turns on, each for itself. Against it stand a model that reads and writes the same words by a
-table with a row for each and a softmax, and one of BPE tokens; all matched in FLOPs per byte.
+table with a row for each and a softmax, and one of BPE tokens; all matched in FLOPs per byte of training. To name words by
+a dictionary, as "words" and "larger" do, T-FREE spends a product of all rows with every entry more, which is not counted.
 
 Bits per byte are not a given here: independent rows give no probability of a word. What is scored:
 

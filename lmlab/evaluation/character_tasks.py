@@ -68,7 +68,8 @@ class CharacterTasks:
                 asked.append(question)
         nats = text_nats(model, params, tokenizer, texts, data.length, data.batch_size)
         owners = np.array(owners)
-        right = np.array([np.argmin(nats[owners == i]) == 0 for i in range(len(asked))])
+        # The right answer comes first: it must be likelier than every other, not as likely.
+        right = np.array([bool(nats[owners == i][0] < nats[owners == i][1:].min()) for i in range(len(asked))])
         return self._describe(asked, right, tokenizer)
 
     def _texts(self, question, shown, tokenizer, length):

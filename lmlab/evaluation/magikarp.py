@@ -13,17 +13,18 @@ from scipy.stats import rankdata
 
 from lmlab.errors import UserError
 from lmlab.evaluation.scoring import score
+from lmlab.text.tokenizer_file import NEVER
 from lmlab.text.vocabulary import kind, unreachable
 
-NEVER = (0xC0, 0xC1, *range(0xF5, 0x100))  # bytes that no UTF-8 text holds
 INDICATORS = ("input_norm", "output_norm", "cosine", "cosine_centred", "cosine_principal")
 
 
-def unused_ids(tokenizer):
-    """Ids that no text makes a target: the tokens of single bytes that UTF-8 does not have, and BOS."""
-    return [i for i in range(tokenizer.vocab_size) if tokenizer.token_bytes(i) in {bytes([b]) for b in NEVER}] + [
-        tokenizer.bos
-    ]
+def unused_ids(tokenizer, tied=False):
+    """Ids whose output rows no text trains: the tokens of single bytes that UTF-8 does not have, and BOS, which is never a
+    target; of tied weights without it, as its row is read at the start of every document."""
+    never = {bytes([b]) for b in NEVER}
+    ids = [i for i in range(tokenizer.vocab_size) if tokenizer.token_bytes(i) in never]
+    return ids if tied else [*ids, tokenizer.bos]
 
 
 def indicators(params, unused):
@@ -110,7 +111,7 @@ class UnderTrained:
             counts += np.bincount(stream.tokens[at : at + (1 << 22)], minlength=tokenizer.vocab_size)
         weights = {k: np.asarray(v) for k, v in jax.device_get(params["params"]).items() if k in ("embedding", "head")}
         weights = {k: v[: len(counts)] if k == "embedding" else v[:, : len(counts)] for k, v in weights.items()}
-        found = indicators(weights, unused_ids(tokenizer))
+        found = indicators(weights, unused_ids(tokenizer, tied="head" not in weights))
         if self.indicator not in found:
             raise UserError(f"A tied model has no {self.indicator}.")
         kinds = np.array([kind(tokenizer.token_bytes(i)) for i in range(len(counts))])

@@ -40,7 +40,8 @@ def infer_mixture(merges, corpora, rounds=200):
     """Share of each category in the text that gave `merges`, float64 [categories].
 
     `corpora`: {pre-token: count} of a sample of each (`lmlab.text.merges.count_words`). Constraints join the programme
-    as they are violated, until none is. UserError for fewer than two categories, an empty one or no merges.
+    as they are violated, until none is. UserError for fewer than two categories, an empty one or no merges, and where
+    `rounds` are too few.
     """
     if len(corpora) < 2 or not all(corpora) or not merges:
         raise UserError("Mixture inference needs merges and text of at least two categories.")
@@ -61,7 +62,7 @@ def infer_mixture(merges, corpora, rounds=200):
         if not violated:
             return shares
         shares, slack_t, slack_p = _solve(n, steps, chosen, pairs)
-    return shares
+    raise UserError(f"Mixture inference still violates {violated} constraints after {rounds} rounds.")
 
 
 def _solve(n, steps, chosen, pairs):

@@ -6,7 +6,26 @@ import numpy as np
 
 from lmlab.data.bake import stream_of
 from lmlab.data.batches import Windows
+from lmlab.errors import UserError
 from lmlab.evaluation.bits_per_byte import bits_per_byte
+
+
+class _Rows:
+    """A row for each document, as windows: whole, and alone."""
+
+    def __init__(self, documents, length, tokenizer):
+        self._each = [Windows(stream_of([d], tokenizer), length, tokenizer) for d in documents]
+        longest = max(len(windows.stream.tokens) for windows in self._each)
+        if longest > length + 1:
+            raise UserError(f"A sum of {longest} tokens does not fit into rows of {length}.")
+
+    def __len__(self):
+        return len(self._each)
+
+    def batch(self, indices, draws=None):
+        """As `Windows.batch`."""
+        rows = [self._each[max(i, 0)].batch([min(i, 0)]) for i in indices]
+        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,15 +41,13 @@ class SumAccuracy:
         in %; "first_wrong": mean place, from the left and in % of the answer's bytes, of the first wrong token}."""
         tokenizer = data.baked.tokenizer
         documents = [d for _, d in zip(range(self.most), data.baked.documents(self.split), strict=False)]
-        windows, best = Windows(stream_of(documents, tokenizer), data.length, tokenizer), []
-        bits_per_byte(model, params, windows, data, lambda batch, scores: best.append(scores.best_BL.reshape(-1)))
-        best = np.concatenate(best)
-        bounds = np.append(windows.stream.starts, len(windows.stream.tokens))
+        each, best = _Rows(documents, data.length, tokenizer), []
+        bits_per_byte(model, params, each, data, lambda batch, scores: best.append(np.asarray(scores.best_BL)))
         rows, places = [], []
-        for document, start, end in zip(documents, bounds[:-1], bounds[1:], strict=True):
-            ids = windows.stream.tokens[start + 1 : end].astype(np.int64)
+        for document, best_L in zip(documents, np.concatenate(best), strict=False):
+            ids = np.append(tokenizer.encode(document), tokenizer.eos).astype(np.int64)
             spans, answer = tokenizer.byte_spans(ids[:-1]), document.index(b"=") + 1
-            wrong = (ids != best[start : end - 1]) & np.append(spans[:, 0] >= answer, True)
+            wrong = (ids != best_L[: len(ids)]) & np.append(spans[:, 0] >= answer, True)
             addends, total = document[: answer - 1].replace(b",", b"").split(b"+"), document[answer:].replace(b",", b"")
             rows.append((not wrong.any(), len(total) > max(map(len, addends))))
             if wrong.any():

@@ -190,7 +190,8 @@ class ALM(Transferred):
     """Approximate likelihood matching, and `next_token` times next-token prediction, of batches that `Beside` gives.
 
     The difference, "temperature" and the sizes: see `matched`; `threshold`: see `merged`, 0 leaves chunks as they are;
-    `per`: see `mean`. The teacher's parameters are what the objective remembers from step to step, and do not change.
+    `per`: see `mean`. With `next_token` the two are weighed against each other per target, and the mean over chunks is of a
+    microbatch; without, the chunks are what is summed. The teacher's parameters are what the objective remembers from step to step, and do not change.
     """
 
     difference: str = "binary_ce"
@@ -244,6 +245,8 @@ class ALM(Transferred):
         told, compared = jnp.sum(batch["chunks"] >= 0), jnp.sum(count > 0)
         metrics |= {"alm": total, "alm_of": chunks_, "in_chunks": told, "in_chunks_of": weight}
         metrics |= {"teacher_tokens_per_chunk": jnp.sum(count), "teacher_tokens_per_chunk_of": compared}
+        if not self.next_token:
+            return self.weight * total + self.auxiliary(output, batch) * chunks_, chunks_, metrics
         own = self.weight * alm + self.auxiliary(output, batch)
         return own * weight + self.next_token * metrics["nats"], weight, metrics
 

@@ -119,9 +119,15 @@ class BPETokenizer:
     def merges(self) -> list[tuple[bytes, bytes]]:
         """The merge rules as bytes, in the order in which they were learned."""
         byte_of = {character: byte for byte, character in enumerate(byte_alphabet())}
-        rules = json.loads(self.definition)["model"]["merges"]
-        pairs = (rule.split(" ") if isinstance(rule, str) else rule for rule in rules)
-        return [(bytes(map(byte_of.get, left)), bytes(map(byte_of.get, right))) for left, right in pairs]
+        return [(bytes(map(byte_of.get, left)), bytes(map(byte_of.get, right))) for left, right in self._rules()]
+
+    def _rules(self) -> list[list[str]]:
+        """The merge rules as the library spells them. UserError for a tokenizer that is no BPE."""
+        model = json.loads(self.definition)["model"]
+        if "merges" not in model:
+            raise UserError(f"A {model.get('type', 'tokenizer')} tokenizer has no merges; this needs a BPE.")
+        # Both forms are in use.
+        return [rule.split(" ") if isinstance(rule, str) else rule for rule in model["merges"]]
 
     def truncated(self, vocab_size: int) -> "BPETokenizer":
         """The tokenizer that training on the same text to a smaller vocabulary gives: the first merges alone."""
@@ -209,9 +215,7 @@ class BPETokenizer:
 
     def merge_ids(self) -> np.ndarray:
         """(left, right, merged) ids of every merge, in order of priority, int32 [merges, 3]."""
-        pairs = json.loads(self.definition)["model"]["merges"]
-        pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in pairs]  # both forms are in use
-        ids = [[self._library.token_to_id(token) for token in (a, b, a + b)] for a, b in pairs]
+        ids = [[self._library.token_to_id(token) for token in (a, b, a + b)] for a, b in self._rules()]
         return np.array(ids, np.int32).reshape(-1, 3)
 
     def word_ends(self, data: bytes) -> np.ndarray:

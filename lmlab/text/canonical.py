@@ -18,7 +18,7 @@ import numpy as np
 from lmlab.errors import UserError
 from lmlab.text.bpe import BPETokenizer
 from lmlab.text.bytes import ByteTokenizer
-from lmlab.text.adjacency import Merges
+from lmlab.text.adjacency import Adjacency
 from lmlab.text.prefixes import Prefixes
 from lmlab.text.pretokens import BEGINS, GPT2, Unsplit
 
@@ -195,7 +195,7 @@ class Canonical:
     """Exactly the sequences that begin some text's encoding. See `canonical`."""
 
     def __init__(self, tokenizer):
-        self._merges = Merges(tokenizer.definition, tokenizer.vocab_size)
+        self._merges = Adjacency(tokenizer.definition, tokenizer.vocab_size)
         tokens = [tokenizer.token_bytes(t) for t in range(tokenizer.vocab_size)]
         byte_ids = tokenizer.byte_ids
         reachable = self._merges.reachable.copy()

@@ -54,7 +54,7 @@ class WordDictionary:
         """Short name of the recipe, fit for a folder name."""
         return f"dictionary{self.vocab_size}-{self.longest}"
 
-    def train(self, documents: Iterable[bytes]) -> "DictionaryTokenizer":
+    def train(self, documents: Iterable[bytes]) -> "WordDictionaryTokenizer":
         """Count the words; UserError if there are too few."""
         found = self.of_at_most(documents)
         if found.vocab_size < self.vocab_size:
@@ -63,7 +63,7 @@ class WordDictionary:
             )
         return found
 
-    def of_at_most(self, documents: Iterable[bytes]) -> "DictionaryTokenizer":
+    def of_at_most(self, documents: Iterable[bytes]) -> "WordDictionaryTokenizer":
         """Count the words; fewer ids where there are fewer."""
         counts = collections.Counter()
         for data in documents:
@@ -71,9 +71,9 @@ class WordDictionary:
         # A word of one byte is that byte.
         ranked = sorted((-count, word) for word, count in counts.items() if len(to_bytes(word)) > 1)
         kept = tuple(word for _, word in ranked[: self.vocab_size - BYTES - 2])
-        return DictionaryTokenizer(kept, self.longest, self.bytes_per_token)
+        return WordDictionaryTokenizer(kept, self.longest, self.bytes_per_token)
 
-    def load(self, path: str | pathlib.Path) -> "DictionaryTokenizer":
+    def load(self, path: str | pathlib.Path) -> "WordDictionaryTokenizer":
         """Read what this recipe counted."""
         try:
             found = tuple(json.loads(pathlib.Path(path).read_text(encoding="utf-8")))
@@ -81,11 +81,11 @@ class WordDictionary:
             raise UserError(f"{path} is not a readable dictionary ({error}).") from error
         if len(found) != self.vocab_size - BYTES - 2 or not all(isinstance(word, str) for word in found):
             raise UserError(f"{path} does not hold a dictionary of {self.vocab_size} ids.")
-        return DictionaryTokenizer(found, self.longest, self.bytes_per_token)
+        return WordDictionaryTokenizer(found, self.longest, self.bytes_per_token)
 
 
 @dataclasses.dataclass(frozen=True)
-class DictionaryTokenizer:
+class WordDictionaryTokenizer:
     """Ids: the bytes, then `words`, BOS, EOS."""
 
     words: tuple[str, ...] = dataclasses.field(repr=False)

@@ -73,14 +73,19 @@ class Run:
 
     def reading(self, path):
         """This run, and those that train its objective's teacher and donor, on the files at `path`."""
-        others = {name: getattr(self.objective, name, None) for name in ("teacher", "donor")}
-        others = {name: other.reading(path) for name, other in others.items() if other is not None}
-        objective = dataclasses.replace(self.objective, **others) if others else self.objective
+        objective = self._objective(lambda run: run.reading(path))
         return dataclasses.replace(self, corpus=Files(os.path.abspath(path)), objective=objective)
 
+    def _objective(self, change):
+        """The objective, `change` made to the runs that it trains first."""
+        firsts = {name: getattr(self.objective, name, None) for name in ("teacher", "donor")}
+        firsts = {name: change(run) for name, run in firsts.items() if run is not None}
+        return dataclasses.replace(self.objective, **firsts) if firsts else self.objective
+
     def seeded(self, seed):
-        """This run, and what comes before it, with another seed."""
-        return dataclasses.replace(self, seed=seed, after=self.after and dataclasses.replace(self.after, seed=seed))
+        """This run, and all that it trains first, with another seed."""
+        objective = self._objective(lambda run: run.seeded(seed))
+        return dataclasses.replace(self, seed=seed, after=self.after and self.after.seeded(seed), objective=objective)
 
     def flops(self, ratios=()):
         """Forward FLOPs per token of a window by part, chunks as planned or at `ratios`."""

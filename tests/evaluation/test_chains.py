@@ -6,8 +6,9 @@ import pytest
 
 from experiments import theory_tokenization, tokenization_bias
 from lmlab.data.bake import bake
-from lmlab.data.markov import SwitchingChain
-from lmlab.evaluation import bits_per_byte
+from lmlab.data.markov import SYMBOLS, SwitchingChain
+from lmlab.decoding.tokenization_bias import greedy_law
+from lmlab.evaluation import bits_per_byte, chains
 from lmlab.evaluation.chains import AgainstChain, Transitions, model_law, token_unigram_nats, transition_errors
 from lmlab.evaluation.scoring import Scores
 from lmlab.models.build import transformer
@@ -59,6 +60,16 @@ def test_a_trained_models_transitions_are_asked_for(encoded, tmp_path):
     model = LanguageModel(recipe.vocab_size, transformer(1, 32, 64, n_heads=2))
     found = Transitions(CHAIN, 3)(model, init(model, jax.random.key(0)), data)
     assert 0 < found["corrected"] <= found["corrected_worst"] < 1
+
+
+def test_a_model_that_knows_the_tokens_law_is_right_once_corrected_and_wrong_as_prompted(tmp_path, monkeypatch):
+    recipe = Dictionary(6, encoded="greedy")
+    data = bits_per_byte.Data(bake(CHAIN, recipe, str(tmp_path)), 64, 4)
+    symbols = [SYMBOLS[i : i + 1] for i in range(CHAIN.tables()[0].shape[1])]
+    law = greedy_law(data.baked.tokenizer, CHAIN.log_probability, symbols)
+    monkeypatch.setattr(chains, "model_law", lambda *_: lambda ids, bos: law(ids))
+    found = Transitions(CHAIN, 4)(None, None, data)
+    assert found["corrected_worst"] < 1e-9 and found["naive_worst"] > 0.1
 
 
 def test_figures_are_drawn(tmp_path):

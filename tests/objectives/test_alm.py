@@ -127,6 +127,18 @@ def test_equal_tokenizers_reduce_to_a_term_per_token(tmp_path):
     assert metrics["alm_of"] == metrics["in_chunks"] == weight == jnp.sum(batch["weights"])
 
 
+def test_sums_of_rows_add_up_to_those_of_the_batch(tmp_path):
+    """Chunks are what is summed and weighed, however rows differ in them."""
+    made = run(tmp_path, ByteTokenizer(), BPE(290), ALM())
+    data, model = load_data(made), made.model
+    batch = data.windows("train").batch([0, 1, -1, 2])
+    state, params = made.objective.init_state(model), init(model, jax.random.key(0))
+    of = lambda rows: made.objective(model, params, {k: v[rows] for k, v in batch.items()}, None, state)[:2]  # noqa: E731
+    whole, parts = of(slice(0, 4)), [of(slice(0, 1)), of(slice(1, 4))]
+    assert float(parts[0][1]) != float(parts[1][1]) and float(whole[1]) > 0
+    np.testing.assert_allclose(whole, np.sum(parts, axis=0), rtol=1e-5)
+
+
 def test_a_run_trains_its_teacher_first_and_resumes_without_it(tmp_path):
     made = run(tmp_path, ByteTokenizer(), BPE(290), ALM(next_token=0.1))
     seen, directory = [], tmp_path / "run"

@@ -11,7 +11,7 @@ from lmlab.errors import UserError
 from lmlab.text import ByteTokenizer, TokenizerFile, Words, train_bpe
 from lmlab.text.bpe import BPETokenizer
 from lmlab.text.canonical import canonical
-from lmlab.text.adjacency import Merges
+from lmlab.text.adjacency import Adjacency
 from lmlab.text.tokenizer_file import FileTokenizer
 from lmlab.text.words import SpaceWords
 from tests.paths import data
@@ -121,7 +121,7 @@ def test_published_tokenizers(name):
 @pytest.mark.parametrize("name", ["gpt2", "llama2/tokenizer.model"])
 def test_merges_tell_which_tokens_may_meet(name):
     tokenizer = TokenizerFile(str(data("tokenizers") / name)).read()
-    merges, content = Merges(tokenizer.definition, tokenizer.vocab_size), json.loads(tokenizer.definition)
+    merges, content = Adjacency(tokenizer.definition, tokenizer.vocab_size), json.loads(tokenizer.definition)
     bare = {"added_tokens": [], "normalizer": None, "pre_tokenizer": None, "decoder": None}
     library = tokenizers.Tokenizer.from_str(json.dumps(content | bare))
     names = {token: name for name, token in content["model"]["vocab"].items() if not name.startswith("<0x")}
