@@ -82,6 +82,7 @@ MARKS = {"smoke": (4.9, 1.37), "small": (8.7, 1.43), "mid": (8.7, 1.43)}  # AU-N
 BYTES_PER_WORD = {"smoke": 9.4, "small": 11.8, "mid": 11.8}  # between white space, at most 31 bytes
 PATCH = 6  # bytes, of MegaByte
 MEAN = 5  # bytes of a chunk where boundaries are drawn or marked by entropy
+LONGEST = {"smoke": 16, "small": 64, "mid": 64}  # bytes of a patch that entropy does not end
 
 # Layers of the main network over chunks, and its MLP (token pooling's and Toucan's: of all three networks).
 MAIN = {
@@ -175,9 +176,9 @@ def blt_entropy(scale):
     layers, d_ff = MAIN["blt_entropy"][scale]
     ngrams, rows = {"smoke": ((3, 4), 509), "small": ((3, 4, 5), 4093), "mid": ((3, 4, 5), 50_021)}[scale]
     small = Stack("T1", D // 2, D, n_heads=heads // 2, rotary_dim=D // heads, window=window)
-    marker = EntropyMarker(LanguageModel(256, small), MEAN, longest=64)
-    chunker, capacity = AtMarks(0, MEAN), CAPACITY[scale]
-    backbone = blt((1, layers, 1), (D, E), (2 * D, d_ff), chunker, heads, window, 64, capacity=capacity)
+    marker = EntropyMarker(LanguageModel(256, small), MEAN, longest=LONGEST[scale])
+    chunker, longest, capacity = AtMarks(0, MEAN), LONGEST[scale], CAPACITY[scale]
+    backbone = blt((1, layers, 1), (D, E), (2 * D, d_ff), chunker, heads, window, longest, capacity=capacity)
     return run(scale, LanguageModel(256, WithNgrams(Marked(marker, backbone), ngrams, rows)))
 
 

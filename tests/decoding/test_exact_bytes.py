@@ -160,6 +160,7 @@ def test_room_is_not_overrun(model, tokenizer):
         write_tokens(ExactBytes(*model, tokenizer, [b"the re"], 2), 3)
 
 
+@pytest.mark.slow
 def test_gpt2_is_marginalised_over_its_own_tokens():
     tokenizer = TokenizerFile(str(data("tokenizers") / "gpt2")).read()
     model = random_model(tokenizer.vocab_size, transformer(1, 16, 16, 2))

@@ -17,7 +17,8 @@ ARMS = [
     f"{name}/{arm.name}"
     for name in experiment.names()
     for arm in experiment.load(name).at("smoke")
-    if arm.run("smoke").corruption.continues  # encoder-decoders: tests/models/test_encoder_decoder.py
+    # Encoder-decoders: tests/models/test_encoder_decoder.py.
+    if isinstance(run := arm.run("smoke"), experiment.Run) and run.corruption.continues
 ]
 
 
