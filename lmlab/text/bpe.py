@@ -7,7 +7,6 @@ pre-tokenizer), and their invalid bytes, each of which is encoded as the token o
 
 import dataclasses
 import functools
-import hashlib
 import json
 import pathlib
 import re
@@ -17,6 +16,7 @@ import numpy as np
 import tokenizers
 
 from lmlab.errors import UserError
+from lmlab.text.tokens import Tokens
 
 _PIECE = 1 << 20  # characters that one call of the library sees at most, if the text allows a cut
 _ENCODE_GROUP = 1 << 23  # bytes encoded at once: the library's results take ~30 times the memory of the text
@@ -86,7 +86,7 @@ class BPE:
 
 
 @dataclasses.dataclass(frozen=True)
-class BPETokenizer:
+class BPETokenizer(Tokens):
     """A trained byte-level BPE.
 
     `definition` is the library's own JSON, without special tokens: text such as "<bos>" inside a document is text.
@@ -112,10 +112,6 @@ class BPETokenizer:
         return [self._library.token_to_id(character) for character in byte_alphabet()]
 
     @functools.cached_property
-    def _lengths(self) -> np.ndarray:
-        return np.array([len(token) for token in self._token_bytes], np.int32)
-
-    @functools.cached_property
     def merges(self) -> list[tuple[bytes, bytes]]:
         """The merge rules as bytes, in the order in which they were learned."""
         byte_of = {character: byte for byte, character in enumerate(byte_alphabet())}
@@ -139,23 +135,10 @@ class BPETokenizer:
         model["vocab"] = {token: i for token, i in model["vocab"].items() if i < vocab_size - 2}
         return dataclasses.replace(self, definition=json.dumps(content))
 
-    @property
-    def vocab_size(self) -> int:
-        return len(self._token_bytes)
-
-    @property
-    def bos(self) -> int:
-        return self.vocab_size - 2
-
-    @property
-    def eos(self) -> int:
-        return self.vocab_size - 1
-
     @functools.cached_property
     def fingerprint(self) -> str:
         """Short name, fit for a folder name: size and the first 48 bits of a hash of all tokens in order."""
-        digest = hashlib.sha256(b"".join(b"%d:%s" % (len(t), t) for t in self._token_bytes)).hexdigest()
-        return f"bpe{self.vocab_size}-{digest[:12]}"
+        return f"bpe{self.vocab_size}-{self._digest}"
 
     def encode(self, data: bytes) -> np.ndarray:
         """Bytes to ids, int32 [n], without BOS and EOS."""
@@ -194,24 +177,6 @@ class BPETokenizer:
         return [
             np.concatenate([none, *(ids[part] if isinstance(part, int) else part for part in plan)]) for plan in plans
         ]
-
-    def decode(self, ids: Sequence[int] | np.ndarray, skip_special: bool = False) -> bytes:
-        """Ids to bytes. BOS and EOS stand for no bytes, so `skip_special` changes nothing here."""
-        return b"".join(self._token_bytes[token] for token in np.asarray(ids).tolist())
-
-    def token_bytes(self, token: int) -> bytes:
-        """The bytes that one id stands for; b"" for BOS and EOS."""
-        return self._token_bytes[token]
-
-    def token_lengths(self) -> np.ndarray:
-        """Source bytes per id, int32 [vocab_size]; 0 for BOS and EOS."""
-        return self._lengths.copy()
-
-    def byte_spans(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Start and end of every id in `decode(ids)`, int64 [n, 2]."""
-        lengths = self._lengths[np.asarray(ids, np.int64)].astype(np.int64)
-        ends = np.cumsum(lengths)
-        return np.stack([ends - lengths, ends], axis=-1)
 
     def merge_ids(self) -> np.ndarray:
         """(left, right, merged) ids of every merge, in order of priority, int32 [merges, 3]."""

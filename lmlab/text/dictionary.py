@@ -11,12 +11,13 @@ import hashlib
 import json
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import tokenizers
 
 from lmlab.errors import UserError
+from lmlab.text.tokens import Tokens
 
 ENCODINGS = ("merges", "greedy")
 
@@ -103,7 +104,7 @@ def _pairs(documents, tokens, size):
 
 
 @dataclasses.dataclass(frozen=True)
-class DictionaryTokenizer:
+class DictionaryTokenizer(Tokens):
     """Ids are places in `tokens`, then BOS and EOS. `merges` None: greedy."""
 
     tokens: tuple[bytes, ...]
@@ -111,21 +112,13 @@ class DictionaryTokenizer:
     bytes_per_token: float = 2.0
 
     @property
-    def vocab_size(self) -> int:
-        return len(self.tokens) + 2
-
-    @property
-    def bos(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def eos(self) -> int:
-        return len(self.tokens) + 1
-
-    @property
     def fingerprint(self) -> str:
         """Short name, fit for a folder name."""
         return f"dictionary{self.vocab_size}-{hashlib.sha256(repr((self.tokens, self.merges)).encode()).hexdigest()[:12]}"
+
+    @functools.cached_property
+    def _token_bytes(self) -> list[bytes]:
+        return [*self.tokens, b"", b""]
 
     @functools.cached_property
     def _ids(self):
@@ -148,28 +141,6 @@ class DictionaryTokenizer:
         if self.merges is None:
             return np.array([self._ids[token] for token in self._longest.findall(data)], np.int32)
         return np.array(self._library.encode(data.decode("latin-1"), add_special_tokens=False).ids, np.int32)
-
-    def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
-        """`encode` of every document."""
-        return [self.encode(data) for data in documents]
-
-    def decode(self, ids: Sequence[int] | np.ndarray, skip_special: bool = False) -> bytes:
-        """Ids to bytes. BOS and EOS stand for no bytes."""
-        return b"".join(self.token_bytes(i) for i in np.asarray(ids).tolist())
-
-    def token_bytes(self, token: int) -> bytes:
-        """The bytes that one id stands for; b"" for BOS and EOS."""
-        return self.tokens[token] if token < len(self.tokens) else b""
-
-    def token_lengths(self) -> np.ndarray:
-        """Source bytes per id, int32 [vocab_size]; 0 for BOS and EOS."""
-        return np.array([*map(len, self.tokens), 0, 0], np.int32)
-
-    def byte_spans(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Start and end of every id in `decode(ids)`, int64 [n, 2]."""
-        lengths = self.token_lengths()[np.asarray(ids, np.int64)].astype(np.int64)
-        ends = np.cumsum(lengths)
-        return np.stack([ends - lengths, ends], axis=-1)
 
     def save(self, path: str | pathlib.Path) -> None:
         """Write tokens and merges."""

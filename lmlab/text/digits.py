@@ -3,17 +3,17 @@
 import dataclasses
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
 from lmlab.errors import UserError
+from lmlab.text.tokens import Tokens
 
 _DIGITS = re.compile(rb"[0-9]+")
 _PAIRS = [b"%02d" % i for i in range(100)]
 _TRIPLES = [b"%03d" % i for i in range(1000)]
 _TOKENS = [*(bytes([b]) for b in range(256)), *_PAIRS, *_TRIPLES, b"", b""]
-_LENGTHS = np.array([len(token) for token in _TOKENS], np.int32)
 
 
 def group(digits: bytes, start: str) -> list[bytes]:
@@ -23,7 +23,7 @@ def group(digits: bytes, start: str) -> list[bytes]:
 
 
 @dataclasses.dataclass(frozen=True)
-class DigitGroups:
+class DigitGroups(Tokens):
     """Recipe and tokenizer: a token for every byte and for every group of two or three digits.
 
     GPT-3.5 and GPT-4 group from the left.
@@ -37,21 +37,13 @@ class DigitGroups:
             raise UserError(f"Digits are grouped from the left or the right, not from {self.start!r}.")
 
     @property
+    def _token_bytes(self) -> list[bytes]:
+        return _TOKENS
+
+    @property
     def fingerprint(self) -> str:
         """Short name, fit for a folder name."""
         return f"digits-{self.start}"
-
-    @property
-    def vocab_size(self) -> int:
-        return len(_TOKENS)
-
-    @property
-    def bos(self) -> int:
-        return self.vocab_size - 2
-
-    @property
-    def eos(self) -> int:
-        return self.vocab_size - 1
 
     def train(self, documents: Iterable[bytes]) -> "DigitGroups":
         """Nothing to learn."""
@@ -66,27 +58,6 @@ class DigitGroups:
                 ids.append(digits[0] if len(digits) == 1 else (256 if len(digits) == 2 else 356) + int(digits))
             end = match.end()
         return np.array([*ids, *data[end:]], np.int32)
-
-    def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
-        """`encode` of every document."""
-        return [self.encode(data) for data in documents]
-
-    def decode(self, ids: Sequence[int] | np.ndarray, skip_special: bool = False) -> bytes:
-        """Ids to bytes. BOS and EOS stand for no bytes."""
-        return b"".join(_TOKENS[i] for i in np.asarray(ids).tolist())
-
-    def token_bytes(self, token: int) -> bytes:
-        """The bytes that one id stands for; b"" for BOS and EOS."""
-        return _TOKENS[token]
-
-    def token_lengths(self) -> np.ndarray:
-        """Source bytes per id, int32 [vocab_size]; 0 for BOS and EOS."""
-        return _LENGTHS.copy()
-
-    def byte_spans(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Start and end of every id in `decode(ids)`, int64 [n, 2]."""
-        ends = np.cumsum(_LENGTHS[np.asarray(ids, np.int64)], dtype=np.int64)
-        return np.stack([ends - _LENGTHS[np.asarray(ids, np.int64)], ends], axis=-1)
 
     def save(self, path: str | pathlib.Path) -> None:
         """Write nothing: there is nothing to keep."""

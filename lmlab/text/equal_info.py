@@ -11,7 +11,6 @@ back exactly, whatever machine runs the model: the strings are kept, not the mod
 
 import dataclasses
 import functools
-import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 
 from lmlab.errors import UserError
 from lmlab.text.ngrams import ByteCounts
+from lmlab.text.tokens import Tokens
 
 BATCH = 4096  # strings whose next bytes are asked for at once
 
@@ -103,7 +103,7 @@ class EqualInfo:
 
 
 @dataclasses.dataclass(frozen=True)
-class EqualInfoTokenizer:
+class EqualInfoTokenizer(Tokens):
     """Ids: the codes of windows, BOS, EOS.
 
     UserError for strings that are not each other's prefixes down to the single bytes.
@@ -119,6 +119,10 @@ class EqualInfoTokenizer:
             raise UserError("These are no equal-info windows: a string or a prefix of one has no code of its own.")
 
     @functools.cached_property
+    def _token_bytes(self) -> list[bytes]:
+        return [*self.strings, b"", b""]
+
+    @functools.cached_property
     def _code_of(self) -> dict[bytes, int]:
         return {string: code for code, string in enumerate(self.strings)}
 
@@ -127,23 +131,10 @@ class EqualInfoTokenizer:
         """Bits of a window."""
         return len(self.strings).bit_length() - 1
 
-    @property
-    def vocab_size(self) -> int:
-        return len(self.strings) + 2
-
-    @property
-    def bos(self) -> int:
-        return len(self.strings)
-
-    @property
-    def eos(self) -> int:
-        return len(self.strings) + 1
-
     @functools.cached_property
     def fingerprint(self) -> str:
         """Short name, fit for a folder name: bits and the first 48 bits of a hash of all strings in order."""
-        digest = hashlib.sha256(b"".join(b"%d:%s" % (len(s), s) for s in self.strings)).hexdigest()
-        return f"equal-info{self.bits}-{digest[:12]}"
+        return f"equal-info{self.bits}-{self._digest}"
 
     def encode(self, data: bytes) -> np.ndarray:
         """Bytes to ids, int32 [n], without BOS and EOS: a window goes on as long as its string has a code."""
@@ -155,28 +146,6 @@ class EqualInfoTokenizer:
             ids.append(code)
             start, end = end - 1, end
         return np.array(ids, np.int32)
-
-    def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
-        """`encode` of every document."""
-        return [self.encode(data) for data in documents]
-
-    def decode(self, ids: Sequence[int] | np.ndarray, skip_special: bool = False) -> bytes:
-        """Ids to bytes. BOS and EOS stand for no bytes, so `skip_special` changes nothing here."""
-        return b"".join(map(self.token_bytes, np.asarray(ids).tolist()))
-
-    def token_bytes(self, token: int) -> bytes:
-        """The bytes that one id stands for; b"" for BOS and EOS."""
-        return self.strings[token] if token < len(self.strings) else b""
-
-    def token_lengths(self) -> np.ndarray:
-        """Source bytes per id, int32 [vocab_size]; 0 for BOS and EOS."""
-        return np.array([*map(len, self.strings), 0, 0], np.int32)
-
-    def byte_spans(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Start and end of every id in `decode(ids)`, int64 [n, 2]."""
-        lengths = self.token_lengths()[np.asarray(ids, np.int64)].astype(np.int64)
-        ends = np.cumsum(lengths)
-        return np.stack([ends - lengths, ends], axis=-1)
 
     def save(self, path: str | pathlib.Path) -> None:
         """Write the strings."""

@@ -11,15 +11,15 @@ phrases compete for one vocabulary.
 import collections
 import dataclasses
 import functools
-import hashlib
 import json
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
 from lmlab.errors import UserError
+from lmlab.text.tokens import Tokens
 
 BYTES = 256
 SENTENCE = re.compile(rb"[^\n]{0,300}\n+|[^\n]{1,300}")
@@ -124,7 +124,7 @@ class LiB:
 
 
 @dataclasses.dataclass(frozen=True)
-class LiBTokenizer:
+class LiBTokenizer(Tokens):
     """Ids: the bytes, then `units` in order, BOS, EOS."""
 
     units: tuple[bytes, ...] = dataclasses.field(repr=False)
@@ -142,50 +142,15 @@ class LiBTokenizer:
     def _pattern(self) -> re.Pattern:
         return re.compile(pattern_of(self._id_of), re.DOTALL)
 
-    @property
-    def vocab_size(self) -> int:
-        return len(self._token_bytes)
-
-    @property
-    def bos(self) -> int:
-        return self.vocab_size - 2
-
-    @property
-    def eos(self) -> int:
-        return self.vocab_size - 1
-
     @functools.cached_property
     def fingerprint(self) -> str:
         """Short name, fit for a folder name: size and the first 48 bits of a hash of all units in order."""
-        digest = hashlib.sha256(b"".join(b"%d:%s" % (len(t), t) for t in self._token_bytes)).hexdigest()
-        return f"lib{self.vocab_size}-{digest[:12]}"
+        return f"lib{self.vocab_size}-{self._digest}"
 
     def encode(self, data: bytes) -> np.ndarray:
         """Bytes to ids, int32 [n], without BOS and EOS."""
         id_of = self._id_of
         return np.array([id_of[part] for part in self._pattern.findall(data)], np.int32)
-
-    def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
-        """`encode` of every document."""
-        return [self.encode(data) for data in documents]
-
-    def decode(self, ids: Sequence[int] | np.ndarray, skip_special: bool = False) -> bytes:
-        """Ids to bytes. BOS and EOS stand for no bytes, so `skip_special` changes nothing here."""
-        return b"".join(self._token_bytes[token] for token in np.asarray(ids).tolist())
-
-    def token_bytes(self, token: int) -> bytes:
-        """The bytes that one id stands for; b"" for BOS and EOS."""
-        return self._token_bytes[token]
-
-    def token_lengths(self) -> np.ndarray:
-        """Source bytes per id, int32 [vocab_size]; 0 for BOS and EOS."""
-        return np.array([len(token) for token in self._token_bytes], np.int32)
-
-    def byte_spans(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Start and end of every id in `decode(ids)`, int64 [n, 2]."""
-        lengths = self.token_lengths()[np.asarray(ids, np.int64)].astype(np.int64)
-        ends = np.cumsum(lengths)
-        return np.stack([ends - lengths, ends], axis=-1)
 
     def save(self, path: str | pathlib.Path) -> None:
         """Write the units."""

@@ -9,12 +9,13 @@ import tokenizers
 
 from lmlab.errors import UserError
 from lmlab.text.bpe import BPETokenizer, train_bpe_up_to
+from lmlab.text.tokens import Tokens
 
 _FIRST = 0xF0000  # private characters: one for every token of the first stage
 
 
 @dataclasses.dataclass(frozen=True)
-class SuperwordTokenizer:
+class SuperwordTokenizer(Tokens):
     """Documents are encoded by `words`, and `_superwords` merges the tokens, each of which it takes for a letter."""
 
     words: BPETokenizer
@@ -25,22 +26,10 @@ class SuperwordTokenizer:
         return tokenizers.Tokenizer.from_str(self.definition)
 
     @functools.cached_property
-    def _tokens(self) -> list[bytes]:
+    def _token_bytes(self) -> list[bytes]:
         vocabulary = sorted(self._library.get_vocab().items(), key=lambda item: item[1])
         joined = [b"".join(self.words.token_bytes(ord(c) - _FIRST) for c in token) for token, _ in vocabulary]
         return [*joined, b"", b""]
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self._tokens)
-
-    @property
-    def bos(self) -> int:
-        return self.vocab_size - 2
-
-    @property
-    def eos(self) -> int:
-        return self.vocab_size - 1
 
     def encode(self, data: bytes) -> np.ndarray:
         """Bytes to ids, int32 [n]."""
@@ -51,14 +40,6 @@ class SuperwordTokenizer:
         letters = [_letters(ids) for ids in self.words.encode_batch(documents)]
         encodings = self._library.encode_batch_fast(letters, add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
-
-    def decode(self, ids: Sequence[int] | np.ndarray, skip_special: bool = False) -> bytes:
-        """Ids to bytes."""
-        return b"".join(self._tokens[i] for i in np.asarray(ids).tolist())
-
-    def token_bytes(self, token: int) -> bytes:
-        """The bytes that one id stands for."""
-        return self._tokens[token]
 
 
 def _letters(ids):

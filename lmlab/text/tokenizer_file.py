@@ -9,7 +9,6 @@ import pathlib
 import re
 from collections.abc import Iterable, Iterator
 
-import numpy as np
 import tokenizers
 
 from lmlab.errors import UserError

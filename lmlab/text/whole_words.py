@@ -3,15 +3,15 @@
 import collections
 import dataclasses
 import functools
-import hashlib
 import json
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
 from lmlab.errors import UserError
+from lmlab.text.tokens import Tokens
 
 BYTES = 256
 # Letters, or one digit, or one other character, with the space before it; white space besides stands by itself.
@@ -85,7 +85,7 @@ class WordDictionary:
 
 
 @dataclasses.dataclass(frozen=True)
-class WordDictionaryTokenizer:
+class WordDictionaryTokenizer(Tokens):
     """Ids: the bytes, then `words`, BOS, EOS."""
 
     words: tuple[str, ...] = dataclasses.field(repr=False)
@@ -100,23 +100,10 @@ class WordDictionaryTokenizer:
     def _token_bytes(self) -> list[bytes]:
         return [bytes([b]) for b in range(BYTES)] + [to_bytes(word) for word in self.words] + [b"", b""]
 
-    @property
-    def vocab_size(self) -> int:
-        return BYTES + len(self.words) + 2
-
-    @property
-    def bos(self) -> int:
-        return self.vocab_size - 2
-
-    @property
-    def eos(self) -> int:
-        return self.vocab_size - 1
-
     @functools.cached_property
     def fingerprint(self) -> str:
         """Short name, fit for a folder name: size and the first 48 bits of a hash of all words in order."""
-        digest = hashlib.sha256(b"".join(b"%d:%s" % (len(t), t) for t in self._token_bytes)).hexdigest()
-        return f"dictionary{self.vocab_size}-{self.longest}-{digest[:12]}"
+        return f"dictionary{self.vocab_size}-{self.longest}-{self._digest}"
 
     def encode(self, data: bytes) -> np.ndarray:
         """Bytes to ids, int32 [n], without BOS and EOS."""
@@ -125,28 +112,6 @@ class WordDictionaryTokenizer:
             known = id_of.get(word)
             ids += to_bytes(word) if known is None else (known,)
         return np.array(ids, np.int32)
-
-    def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
-        """`encode` of every document."""
-        return [self.encode(data) for data in documents]
-
-    def decode(self, ids: Sequence[int] | np.ndarray, skip_special: bool = False) -> bytes:
-        """Ids to bytes. BOS and EOS stand for no bytes, so `skip_special` changes nothing here."""
-        return b"".join(self._token_bytes[token] for token in np.asarray(ids).tolist())
-
-    def token_bytes(self, token: int) -> bytes:
-        """The bytes that one id stands for; b"" for BOS and EOS."""
-        return self._token_bytes[token]
-
-    def token_lengths(self) -> np.ndarray:
-        """Source bytes per id, int32 [vocab_size]; 0 for BOS and EOS."""
-        return np.array([len(token) for token in self._token_bytes], np.int32)
-
-    def byte_spans(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Start and end of every id in `decode(ids)`, int64 [n, 2]."""
-        lengths = self.token_lengths()[np.asarray(ids, np.int64)].astype(np.int64)
-        ends = np.cumsum(lengths)
-        return np.stack([ends - lengths, ends], axis=-1)
 
     def save(self, path: str | pathlib.Path) -> None:
         """Write the words."""
