@@ -1,5 +1,6 @@
 """Settings of every test: the CPU, programs that compile fast rather than run fast, and are kept between runs."""
 
+import contextlib
 import os
 
 # Nearly all of the suite's time is compiling programs that then run once. Child processes inherit these.
@@ -22,9 +23,24 @@ jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/lmla
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def programs_of_one_file():
-    """Compiled programs are dropped behind each file: a process may hold only so many mappings of memory (Linux: 65,530),
-    and XLA dies, without a word, at the next."""
+MANY_ARMS = {"test_all_arms.py", "test_causality.py"}  # shared out by experiment; other files go whole to one worker
+MAPPINGS = 20_000
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """The groups of tests that `--dist loadgroup` keeps together."""
+    for item in items:
+        arm = getattr(item, "callspec", None) if item.path.name in MANY_ARMS else None
+        arm = next((str(v) for k, v in arm.params.items() if k in ("name", "path")), "") if arm else ""
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.name}:{arm.split('/')[0]}"))
+
+
+@pytest.fixture(autouse=True)
+def few_programs():
+    """Compiled programs are dropped once there are many: a process may hold only so many mappings of memory (Linux:
+    65,530), and XLA dies, without a word, at the next."""
     yield
-    jax.clear_caches()
+    with contextlib.suppress(FileNotFoundError), open("/proc/self/maps", "rb") as maps:
+        if sum(1 for _ in maps) > MAPPINGS:
+            jax.clear_caches()

@@ -90,6 +90,7 @@ def forward(model, params, batch, key=None):
     return model.apply(params, *[batch[name] for name in names if name in batch], rngs=noise)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 2))  # one program: hundreds of small ones take seconds
 def init(model, key, length=8):
     """Fresh variables of `model`, plain arrays: {"params": ...}."""
     return meta.unbox(model.init(key, jnp.zeros((1, length), jnp.int32)))

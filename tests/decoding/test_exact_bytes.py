@@ -11,6 +11,7 @@ from lmlab.models.language_model import LanguageModel, init
 from lmlab.models.stack import Stack
 from lmlab.text import TokenizerFile, train_bpe
 from lmlab.text.canonical import canonical
+from tests.parameters import moved
 from tests.paths import data
 from tests.text.test_canonical import TRAINING
 
@@ -25,8 +26,7 @@ def tokenizer():
 def random_model(vocab_size, backbone=None, seed=0):
     """Weights large enough for predictions to be far from even."""
     model = LanguageModel(vocab_size, backbone or transformer(1, 32, 64, 2))
-    params = init(model, jax.random.key(seed))
-    return model, jax.tree.map(lambda p: p + 0.15 * jax.random.normal(jax.random.key(p.size), p.shape), params)
+    return model, moved(init(model, jax.random.key(seed)), 0.15)
 
 
 @pytest.fixture(scope="module")

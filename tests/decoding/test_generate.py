@@ -10,14 +10,14 @@ from lmlab.decoding.samplers import sample
 from lmlab.errors import UserError
 from lmlab.models.build import hierarchy
 from lmlab.models.language_model import LanguageModel, init
+from tests.parameters import moved
 
 
 @pytest.fixture(scope="module")
 def model():
     backbone = hierarchy(["m1", ["T1"], "m1"], (32, 64), (0, 64), n_heads=2, d_state=8, window=8)
     model = LanguageModel(256, backbone)
-    params = init(model, jax.random.key(0))
-    return model, jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params)
+    return model, moved(init(model, jax.random.key(0)))
 
 
 def test_greedy_equals_the_full_forward_pass(model):

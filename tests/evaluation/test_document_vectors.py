@@ -36,7 +36,7 @@ def test_pieces_are_found_by_what_they_are_beyond_the_mean():
 
 def test_a_model_that_predicts_one_vector_has_no_spread(tmp_path):
     model = next_level(ByteTokenizer(), 8, 16, 2, (1, 16), (1, 16))
-    params = jax.jit(lambda key: init(model, key))(jax.random.key(0))
+    params = init(model, jax.random.key(0))
     baked = bake(tiny.corpus(tmp_path), ByteTokenizer(), str(tmp_path / "cache"))
     data = Data(baked, 64, 4, MaskedWords())
     evaluator = DocumentVectors("train", 8, 3)

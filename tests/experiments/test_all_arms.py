@@ -41,7 +41,20 @@ UNMATCHED = {  # not matched in FLOPs per byte as they are counted here: mostly 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 SMOKE = [(n, a.name) for n in experiment.names() for a in experiment.load(n).at("smoke")]
 STUDIES = [(n, a) for n, a in SMOKE if isinstance(experiment.load(n).resolve(a, "smoke"), experiment.Study)]
-ARMS = [arm for arm in SMOKE if arm not in STUDIES]
+
+
+def distinct():
+    """Arms of one model, objective and reading, of which the first stands for all."""
+    arms = {}
+    for name, arm in SMOKE:
+        if (name, arm) not in STUDIES:
+            run = experiment.load(name).resolve(arm, "smoke")
+            text = [config.to_text(part) for part in (run.model, run.objective, run.corruption)]
+            arms.setdefault((*text, type(run.optimizer), type(run.tokenizer)), (name, arm))
+    return list(arms.values())
+
+
+ARMS = distinct()
 RUNS = [
     (n, a.name, s) for n in experiment.names() for s in experiment.load(n).scales for a in experiment.load(n).at(s)
 ]

@@ -21,7 +21,7 @@ from lmlab.models.stack import Stack
 
 def moved(model):
     """Parameters off their special starting points."""
-    start = jax.jit(lambda: init(model, jax.random.key(0)))()
+    start = init(model, jax.random.key(0))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda p: p + 0.1 * rng.normal(size=p.shape).astype(np.float32), start)
 

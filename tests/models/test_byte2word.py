@@ -9,6 +9,7 @@ from lmlab.models.byte2word import ToSpan, byte2word
 from lmlab.models.language_model import count_parameters, init
 from lmlab.text.bpe import BPE
 from lmlab.text.words import WordsOfSubwords
+from tests.parameters import moved
 
 
 def test_a_chunks_vector_lies_on_its_span():
@@ -24,9 +25,7 @@ def test_a_chunks_vector_lies_on_its_span():
 def test_a_hidden_word_is_read_off_the_other_words_and_its_bytes_are_not_seen():
     tokenizer = WordsOfSubwords(max_bytes=6, subwords=BPE(300))
     model = byte2word(tokenizer, 16, 16, 2, 1)
-    params = jax.jit(lambda key: init(model, key))(jax.random.key(0))
-    keys = iter(jax.random.split(jax.random.key(1), 100))
-    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(next(keys), p.shape), params)
+    params = moved(init(model, jax.random.key(0)))
     tokens = np.concatenate([[254], tokenizer.encode(b"one two three"), [255, 254], tokenizer.encode(b"other")])[None]
     segments = np.where(np.arange(tokens.shape[1]) < 19, 1, 2)[None].astype(np.int32)
     hidden = slice(6, 9)

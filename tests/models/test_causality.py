@@ -9,17 +9,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmlab import experiment
+from lmlab import config, experiment
 from lmlab.models.hierarchy import uncapped
 from lmlab.models.language_model import init
+from tests.parameters import moved
 
-ARMS = [
-    f"{name}/{arm.name}"
-    for name in experiment.names()
-    for arm in experiment.load(name).at("smoke")
-    # Encoder-decoders: tests/models/test_encoder_decoder.py.
-    if isinstance(run := arm.run("smoke"), experiment.Run) and run.corruption.continues
-]
+
+def causal_models():
+    """Arms, by the text of their models: arms that differ in their training alone stand for one another."""
+    arms = {}
+    for name in experiment.names():
+        for arm in experiment.load(name).at("smoke"):
+            run = experiment.load(name).resolve(arm.name, "smoke")
+            # Encoder-decoders: tests/models/test_encoder_decoder.py.
+            if isinstance(run, experiment.Run) and run.corruption.continues:
+                arms.setdefault(config.to_text(uncapped(run.model)), f"{name}/{arm.name}")
+    return list(arms.values())
+
+
+ARMS = causal_models()
 
 
 @functools.cache
@@ -27,11 +35,7 @@ def model_of(path):
     """The arm's model with parameters moved off their special starting points, and its vocabulary."""
     found, arm = experiment.find(path)
     model = uncapped(found.resolve(arm, "smoke").model)
-    params = init(model, jax.random.key(0))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    moved = [p + 0.05 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
-    return model, jax.tree.unflatten(tree, moved)
+    return model, moved(init(model, jax.random.key(0)), 0.05)
 
 
 ROWS, LENGTH = 3, 40

@@ -15,15 +15,11 @@ from lmlab.models.charbert import FromCharacters, Interaction, charbert, neighbo
 from lmlab.models.language_model import forward, init
 from lmlab.objectives.noisy_words import NoisyLM
 from lmlab.text.bpe import BPE
+from tests.parameters import moved
 
 DOCUMENTS = [b"one two three four (five, six) seven", b"eight nine ten eleven twelve " * 3]
 TOKENIZER = BPE(270).train(DOCUMENTS)
 SEGMENTS = np.array([[1, 1, 1, 1, 2, 2, 2, 0], [1] * 8], np.int32)
-
-
-def moved(params):
-    keys = iter(jax.random.split(jax.random.key(1), 100))
-    return jax.tree.map(lambda p: p + 0.1 * jax.random.normal(next(keys), p.shape), params)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +70,7 @@ def test_a_token_has_the_states_at_its_first_and_last_character():
 @pytest.fixture(scope="module")
 def model():
     model = charbert(TOKENIZER, 2, 24, 32, 2, 8)
-    params = moved(jax.jit(lambda key: init(model, key))(jax.random.key(0)))
+    params = moved(init(model, jax.random.key(0)))
     return model, params, jax.jit(lambda batch: forward(model, params, batch).logits)
 
 

@@ -15,6 +15,7 @@ from lmlab.models.encoder_decoder import EncoderDecoder, t5
 from lmlab.models.language_model import init
 from lmlab.models.manta import MANTa
 from lmlab.models.t5 import relative_bucket
+from tests.parameters import moved
 
 
 
@@ -37,11 +38,7 @@ def model_of(path):
     """The arm's model with parameters moved off their special starting points."""
     found, arm = experiment.find(path)
     model = found.resolve(arm, "smoke").model
-    params = init(model, jax.random.key(0))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    moved = [p + 0.05 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
-    return model, jax.tree.unflatten(tree, moved)
+    return model, moved(init(model, jax.random.key(0)), 0.05)
 
 
 def text(shape, seed=0):

@@ -13,6 +13,7 @@ from lmlab.models.build import hierarchy
 from lmlab.models.hierarchy import uncapped
 from lmlab.models.language_model import LanguageModel, init
 from lmlab.objectives.next_token import NextToken
+from tests.parameters import moved
 
 ONE_STAGE = dict(layout=["m1", ["T1"], "m1"], d_model=(32, 64), d_ff=(0, 64))
 TWO_STAGE = dict(layout=["m1", ["T1m1", ["T1"], "m1"], "m1"], d_model=(32, 32, 64), d_ff=(0, 64, 64))
@@ -21,12 +22,6 @@ TWO_STAGE = dict(layout=["m1", ["T1m1", ["T1"], "m1"], "m1"], d_model=(32, 32, 6
 def build(shape, capacity):
     backbone = hierarchy(**shape, n_heads=2, d_state=8, window=8, target=3.0, capacity=capacity)
     return LanguageModel(256, backbone)
-
-
-def moved(model):
-    """Parameters off their special starting points."""
-    params = init(model, jax.random.key(0))
-    return jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params)
 
 
 def batch_of(tokens):
@@ -53,7 +48,7 @@ def loss_and_gradient(model):
 def test_exact_equals_full_whichever_capacity_is_chosen(shape):
     """Repeated bytes start few chunks, random ones many: either branch is taken, to the same result."""
     full, L = build(shape, None), 48
-    params = moved(full)
+    params = moved(init(full, jax.random.key(0)))
     random = np.random.default_rng(0).integers(0, 256, (2, L))
     texts = [np.where(np.arange(L) < share * L, random, 97).astype(np.int32) for share in (0.25, 1.0)]
     forward = jax.jit(lambda tokens: [s.start_BL for s in full.apply(params, tokens).stages])
@@ -76,7 +71,7 @@ def test_capacities_are_of_bytes_at_every_stage():
     """A capacity of 2 outside does not double what a capacity of 2 inside means."""
     model, L = build(TWO_STAGE, (2.0, 2.0, None)), 144
     tokens = np.random.default_rng(0).integers(0, 256, (2, L)).astype(np.int32)
-    stages = jax.jit(model.apply)(moved(model), tokens).stages
+    stages = jax.jit(model.apply)(moved(init(model, jax.random.key(0))), tokens).stages
     assert [int(s.slots) for s in stages] == [2 * 2 * L // 3, 2 * 2 * L // 9]
 
 
@@ -104,7 +99,7 @@ def test_exact_keeps_the_residuals_of_the_smallest_branch_only():
 def test_overflow_is_harmless():
     """A capacity that overflows gives finite gradients, and those of the same model told not to start there."""
     tight, full = build(ONE_STAGE, (1.02, None)), build(ONE_STAGE, None)
-    params = moved(full)
+    params = moved(init(full, jax.random.key(0)))
     tokens = np.random.default_rng(0).integers(0, 256, (2, 48)).astype(np.int32)
     (_, metrics), gradient = loss_and_gradient(tight)(params, batch_of(tokens))
     assert metrics["stage0/overflow"] > 0
@@ -131,7 +126,7 @@ def test_many_rows_step_as_the_full_forward(window, monkeypatch):
     monkeypatch.setattr(attention, "CACHE_BLOCK", 4)
     shape = dict(layout=["T1", ["m1", ["T1"], "m1"], "m1"], d_model=(32, 32, 64), d_ff=(64, 64, 64))
     model = LanguageModel(256, hierarchy(**shape, n_heads=2, d_state=8, window=window, target=3.0))
-    params = moved(model)
+    params = moved(init(model, jax.random.key(0)))
     rng = np.random.default_rng(3)
     B, L, lengths = 9, 32, rng.integers(1, 20, 9)
     tokens = np.repeat(rng.integers(0, 256, (B, L // 2)), 2, 1).astype(np.int32)
@@ -158,7 +153,7 @@ def test_uncapped_reaches_every_stage():
 def test_overflow_never_crosses_documents():
     """A document whose starts find no slot reads nothing of the document before it."""
     model = build(ONE_STAGE, (0.3, None))
-    params, L = moved(model), 48
+    params, L = moved(init(model, jax.random.key(0))), 48
     tokens = np.random.default_rng(0).integers(0, 256, (1, L)).astype(np.int32)
     segments = np.where(np.arange(L) < 36, 1, 2)[None].astype(np.int32)
 

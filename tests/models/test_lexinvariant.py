@@ -15,6 +15,7 @@ from lmlab.models.build import transformer
 from lmlab.models.language_model import count_parameters, init
 from lmlab.models.lexinvariant import Lexinvariant
 from lmlab.text.bytes import ByteTokenizer
+from tests.parameters import moved
 from tests.training import tiny
 
 V = 40
@@ -25,8 +26,7 @@ TOKENS = np.random.default_rng(0).integers(0, V, (2, 24))
 
 @functools.cache
 def params_of(model):
-    params = init(model, jax.random.key(0))
-    return jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params)
+    return moved(init(model, jax.random.key(0)))
 
 
 def logits(model, params, tokens, noise=None):

@@ -9,6 +9,7 @@ from lmlab.models.language_model import init
 from lmlab.models.next_level import next_level
 from lmlab.objectives.masked_vectors import MaskedVectors, smooth_l1
 from lmlab.text.bytes import ByteTokenizer
+from tests.parameters import moved
 
 N, L = 4, 24
 SEGMENTS = np.array([[1] * 10 + [2] * 14, [1] * 20 + [0] * 4], np.int32)
@@ -18,9 +19,7 @@ CHUNKS = np.array([[1, 1, 2, 2, 2, 2], [1] * 5 + [0]])
 @pytest.fixture(scope="module")
 def made():
     model = next_level(ByteTokenizer(), N, 16, 2, (1, 16), (2, 16))
-    params = jax.jit(lambda key: init(model, key))(jax.random.key(0))
-    keys = iter(jax.random.split(jax.random.key(1), 100))
-    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(next(keys), p.shape), params)
+    params = moved(init(model, jax.random.key(0)))
     tokens = np.random.default_rng(0).integers(0, 257, SEGMENTS.shape).astype(np.int32)
     return model, params, tokens
 

@@ -19,6 +19,7 @@ from lmlab.models.t_free import RowOutput, TFree, dictionary, multi_hot
 from lmlab.objectives.multi_label import NextPattern
 from lmlab.text.whole_words import WordDictionary
 from lmlab.text.trigrams import Trigrams
+from tests.parameters import moved
 from tests.training import tiny
 
 TEXT = ("the cat sat on the mat, the dog under it; " * 3).encode()
@@ -30,9 +31,7 @@ MODEL = TFree(TOKENIZER.vocab_size, transformer(1, 16, 32, 2), rows=64)
 
 @pytest.fixture(scope="module")
 def params():
-    leaves, tree = jax.tree.flatten(init(MODEL, jax.random.key(0)))
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return jax.tree.unflatten(tree, [p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)])
+    return moved(init(MODEL, jax.random.key(0)))
 
 
 def test_no_parameter_has_the_size_of_a_dictionary():
@@ -82,9 +81,9 @@ def test_no_gradient_from_the_future_or_other_documents_or_rows(params):
                 x = super().embed_rows(rows)
                 return x + extra_BL[..., None] * jax.random.normal(jax.random.key(3), x.shape[-1:])
 
-        moved = Moved(**{f: getattr(MODEL, f) for f in ("vocab_size", "backbone", "rows")})
+        other = Moved(**{f: getattr(MODEL, f) for f in ("vocab_size", "backbone", "rows")})
         ids = np.resize(TOKENIZER.encode(TEXT), (2, 20))
-        return jnp.sum(jnp.sin(moved.apply(params, ids, segments, TABLE[ids]).logits[0, t]))
+        return jnp.sum(jnp.sin(other.apply(params, ids, segments, TABLE[ids]).logits[0, t]))
 
     seen = np.abs(np.asarray(jax.grad(loss)(jnp.zeros((2, 20)))))
     assert (seen[0, t + 1 :] == 0).all() and (seen[0, :6] == 0).all() and (seen[1] == 0).all()

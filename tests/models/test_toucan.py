@@ -19,6 +19,7 @@ from lmlab.models.toucan import AddToInput, Toucan, WithInput
 from lmlab.objectives.ends import NextTokenAndEnd
 from lmlab.objectives.next_token import NextToken
 from lmlab.text.bytes import ByteTokenizer
+from tests.parameters import moved
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +27,7 @@ def tiny():
     backbone = hourglass((1, 1, 1), 16, 32, 2, GumbelBoundaries(16, 16, prior=0.4))
     backbone = backbone.clone(encoder=WithInput(backbone.encoder), unpool=AddToInput(16))
     model = Toucan(256, backbone)
-    params = jax.jit(lambda key: init(model, key))(jax.random.key(0))
-    moved = lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape)  # noqa: E731
-    params = jax.jit(lambda p: jax.tree.map(moved, p))(params)
+    params = moved(init(model, jax.random.key(0)), 0.3)
     params["params"]["backbone"]["chunker"]["bo"] -= 0.8  # a boundary at one byte in three or so
     return model, params
 

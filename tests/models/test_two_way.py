@@ -10,13 +10,7 @@ from lmlab.models.language_model import LanguageModel, init
 from lmlab.models.two_way import TwoWay, WithinWords
 from lmlab.models.words import masked_word_model
 from lmlab.text.words import Words
-
-
-def moved(params):
-    """Parameters off their special starting points."""
-    return jax.jit(lambda params: jax.tree.map(
-        lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), meta.unbox(params)
-    ))(params)
+from tests.parameters import moved
 
 
 def test_every_word_is_encoded_as_if_it_stood_alone():
@@ -38,7 +32,7 @@ def test_every_word_is_encoded_as_if_it_stood_alone():
 def test_a_hidden_word_is_read_off_the_words_on_both_sides_but_not_off_another_document():
     tokenizer = Words(max_bytes=5)
     model = LanguageModel(258, masked_word_model(tokenizer, 16, 2, (1, 16), (1, 16), 1))
-    params = moved(jax.jit(lambda key: init(model, key))(jax.random.key(0)))
+    params = moved(init(model, jax.random.key(0)))
     tokens = np.concatenate([[254], tokenizer.encode(b"one two three"), [255, 254], tokenizer.encode(b"other")])[None]
     segments = np.where(np.arange(tokens.shape[1]) < 19, 1, 2)[None].astype(np.int32)
     hidden = slice(6, 9)

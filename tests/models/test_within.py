@@ -11,10 +11,7 @@ from lmlab.models.language_model import LanguageModel, init
 from lmlab.models.stack import Stack
 from lmlab.models.unpool import Repeat
 from lmlab.models.within import WithinChunks
-
-
-def moved(params):
-    return jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params)
+from tests.parameters import moved
 
 
 @pytest.mark.parametrize("layout", ["T2", "m2"])

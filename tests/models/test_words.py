@@ -14,15 +14,9 @@ from lmlab.models.build import transformer
 from lmlab.models.language_model import LanguageModel, init
 from lmlab.models.words import Slots, WordEncoder, word_model
 from lmlab.text.words import Words
+from tests.parameters import moved
 
 TEXT = b"It was a small  word, and anotherverylongwordthatiscut, then more."
-
-
-def moved(params):
-    """Parameters off their special starting points."""
-    return jax.jit(lambda params: jax.tree.map(
-        lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), meta.unbox(params)
-    ))(params)
 
 
 @functools.cache
@@ -30,7 +24,7 @@ def model_of(symbols):
     tokenizer = Words(max_bytes=8 - symbols, symbols=symbols)
     backbone = word_model(tokenizer, 32, 48, 2, 2, 1, transformer(1, 48, 64, n_heads=2))
     model = LanguageModel(tokenizer.vocab_size, backbone)
-    return tokenizer, model, moved(jax.jit(lambda key: init(model, key))(jax.random.key(0)))
+    return tokenizer, model, moved(init(model, jax.random.key(0)))
 
 
 def test_span_attention_equals_the_reference():

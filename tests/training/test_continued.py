@@ -15,7 +15,7 @@ from tests.training import tiny
 def test_the_other_language_is_learnt_and_the_first_forgotten(tmp_path):
     run = tiny.plain(tmp_path)
     data = Data(bake(run.corpus, run.tokenizer, str(tmp_path / "cache")), run.length, run.batch_size)
-    params = jax.jit(lambda key: init(run.model, key))(jax.random.key(0))
+    params = init(run.model, jax.random.key(0))
     before = jax.device_get(params)
     first = Continued(steps=30, learning_rate=3e-3, max_bytes=2000)(run.model, params, data)
     assert first["target/after"] < first["target/half"] < first["target/before"] and first["forgotten"] < 0
