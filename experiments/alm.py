@@ -29,7 +29,8 @@ from lmlab.experiment import Arm, Column, Experiment, Paper, Table
 from lmlab.models.build import hierarchy, transformer
 from lmlab.models.language_model import LanguageModel
 from lmlab.models.llama import LlamaStack
-from lmlab.objectives.alm import ALM, Transferred
+from lmlab.objectives.alm import ALM
+from lmlab.objectives.transferred import Transferred
 from lmlab.text.bpe import BPE
 from lmlab.text.bytes import ByteTokenizer
 from lmlab.text.pairs import Beside

@@ -33,7 +33,7 @@ from lmlab.comparison import Setup
 from lmlab.data.mixture import Mixture
 from lmlab.evaluation.generation import Generation
 from lmlab.evaluation.texts import EachText
-from lmlab.experiment import Arm, Column, Experiment, Paper, Table, perturbed
+from lmlab.experiment import Arm, Column, Experiment, Paper, Table, robustness
 from lmlab.models.boundaries import GumbelBoundaries
 from lmlab.models.build import aunet, blt, hierarchy, hourglass, megabyte, spacebyte, transformer
 from lmlab.models.chunkers import LearnedChunker, Whitespace
@@ -303,17 +303,7 @@ CHUNK_TABLE = Table(
     ),
     note="Of the innermost stage; of BPE, tokens. A chunk ends with its document or window at the latest.",
 )
-ROBUSTNESS = Table(
-    name="robustness",
-    title="Perturbed",
-    arms=NAMES,
-    measured=(
-        *perturbed("bits per byte"),
-        Column("clean", "Clean", "bits per byte", "lower", 3),
-        Column("cost", "Mean - clean", "bits per byte", "lower", 3),
-    ),
-    note="H-Net's five perturbations (arXiv 2507.07955, Table 3) of excerpts of every test document, all texts together.",
-)
+ROBUSTNESS = robustness(NAMES, "Of all texts together.")
 COST = Table(
     name="cost",
     title="What it costs",

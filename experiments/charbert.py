@@ -121,7 +121,6 @@ ROBUSTNESS = Table(
     measured=(
         Column("bpb", "Test", "bits per hidden byte", "lower", 3),
         *perturbed("bits per hidden byte"),
-        Column("cost", "Mean - clean", "bits per hidden byte", "lower", 3),
     ),
     note="H-Net's five perturbations, of hidden words too; which words are hidden is alike for all arms.",
 )

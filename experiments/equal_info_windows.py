@@ -24,7 +24,7 @@ what the others have more or less of is chosen to match FLOPs, as are steps and 
 from lmlab.comparison import Setup
 from lmlab.data.corpora import StandardLibrary
 from lmlab.evaluation.code_length import CodeLength
-from lmlab.experiment import Arm, Column, Experiment, Paper, Table, perturbed
+from lmlab.experiment import Arm, Column, Experiment, Paper, Table, robustness
 from lmlab.models.build import transformer
 from lmlab.models.language_model import LanguageModel
 from lmlab.text.bpe import BPE
@@ -115,17 +115,7 @@ LEARNED = Table(
     "of 16 bits as one token",
     note="Uniform: if every token were a guess among all ids.",
 )
-ROBUSTNESS = Table(
-    name="robustness",
-    title="Perturbed text",
-    arms=NAMES,
-    measured=(
-        *perturbed("bits per byte"),
-        Column("clean", "Clean", "bits per byte", "lower", 3),
-        Column("cost", "Mean - clean", "bits per byte", "lower", 3),
-    ),
-    note="H-Net's five perturbations (arXiv 2507.07955, Table 3). Windows are coded by a model of clean text.",
-)
+ROBUSTNESS = robustness(NAMES, "Windows are coded by a model of clean text.")
 
 EXPERIMENT = Experiment(
     paper=PAPER,

@@ -98,7 +98,6 @@ ROBUSTNESS = Table(
     measured=(
         Column("bpb", "Test", "bits per hidden byte", "lower", 3),
         *perturbed("bits per hidden byte"),
-        Column("cost", "Mean - clean", "bits per hidden byte", "lower", 3),
     ),
     source="arXiv 2305.14571 reports accuracy on downstream tasks; its tables were not to be had",
     note="15% of the words are hidden. Each arm draws over its own rows, so that the hidden words are not the same.",

@@ -266,11 +266,7 @@ TABLE_3 = Table(
             (30.8, 32.1, 39.3, 30.4, 57.1, 39.0),
         ],
     ),
-    measured=(
-        *perturbed("bits per byte"),
-        Column("clean", "Clean", "bits per byte", "lower", 3),
-        Column("cost", "Mean - clean", "bits per byte", "lower", 3),
-    ),
+    measured=perturbed(),
     source="arXiv 2507.07955v2, Table 3, Large: HellaSwag accuracy under each perturbation",
     note="Measured: bits per byte of perturbed excerpts of every test document, per byte of the perturbed text; clean: of "
     "the same excerpts as they are. The paper's metric is another one (accuracy), so only orders can be compared.",

@@ -17,7 +17,7 @@ forgotten, is chosen here; see `lmlab.text.lib`. So is all at paper scale.
 from lmlab.comparison import Setup
 from lmlab.data.corpora import StandardLibrary
 from lmlab.evaluation.vocabulary import Vocabulary
-from lmlab.experiment import Arm, Column, Experiment, Paper, Table, perturbed
+from lmlab.experiment import Arm, Column, Experiment, Paper, Table, robustness
 from lmlab.models.build import transformer
 from lmlab.models.language_model import LanguageModel
 from lmlab.text.bpe import BPE
@@ -76,13 +76,7 @@ TOKENS = Table(
     source="arXiv 2403.00417; its tables were not to be had",
     note="Unigram: by the frequencies of the test text itself. Phrases: tokens with a space inside.",
 )
-ROBUSTNESS = Table(
-    name="robustness",
-    title="Perturbed text",
-    arms=NAMES,
-    measured=(*perturbed("bits per byte"), Column("cost", "Mean - clean", "bits per byte", "lower", 3)),
-    note="H-Net's five perturbations (arXiv 2507.07955, Table 3).",
-)
+ROBUSTNESS = robustness(NAMES)
 
 EXPERIMENT = Experiment(
     paper=PAPER, scales=("smoke", "small", "paper"), arms=ARMS, tables=(TOKENS, ROBUSTNESS), anchor="bpe"

@@ -17,10 +17,8 @@ import dataclasses
 
 import numpy as np
 
-from lmlab.data.categories import Categories
-from lmlab.evaluation.mixture_inference import (
-    guesses, halves, infer_mixture, log_mean_squared_error, random_mixture, take,
-)
+from lmlab.data.categories import Categories, halves
+from lmlab.evaluation.mixture_inference import guesses, infer_mixture, log_mean_squared_error, random_mixture, take
 from lmlab.experiment import Arm, Column, Experiment, Paper, Study, Table
 from lmlab.text.bpe import train_bpe
 from lmlab.text.merges import count_words

@@ -21,7 +21,7 @@ from lmlab.experiment import Arm, Column, Experiment, Paper, Table
 from lmlab.models.build import transformer
 from lmlab.models.language_model import LanguageModel
 from lmlab.models.llama import LlamaStack
-from lmlab.objectives.alm import Transferred
+from lmlab.objectives.transferred import Transferred
 from lmlab.text.bpe import BPE
 from lmlab.text.pairs import Beside
 

@@ -15,8 +15,8 @@ of several. The abstract names the measures and no formulas: these are our readi
 
 import dataclasses
 
+from lmlab.data.categories import halves
 from lmlab.data.parallel import ParallelText
-from lmlab.evaluation.mixture_inference import halves
 from lmlab.evaluation.tokenizer_audit import audit
 from lmlab.experiment import Arm, Column, Experiment, Paper, Study, Table
 from lmlab.text.bpe import BPE

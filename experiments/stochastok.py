@@ -25,7 +25,7 @@ from lmlab.data.corpora import StandardLibrary
 from lmlab.data.corruptions import NextTokens
 from lmlab.data.segmentations import BPEDropout, StochasTok
 from lmlab.evaluation.segmentations import Segmentations
-from lmlab.experiment import Arm, Column, Experiment, Paper, Table, perturbed
+from lmlab.experiment import Arm, Column, Experiment, Paper, Table, robustness
 from lmlab.models.build import transformer
 from lmlab.models.language_model import LanguageModel
 from lmlab.text.bpe import BPE
@@ -88,17 +88,7 @@ SEGMENTATIONS = Table(
     note="Own, split and dropout are of the same excerpts. A segmentation's bits are an upper bound of those of its bytes, a "
     "wider one where a model has learned that there are others.",
 )
-ROBUSTNESS = Table(
-    name="robustness",
-    title="Perturbed text",
-    arms=NAMES,
-    measured=(
-        *perturbed("bits per byte"),
-        Column("clean", "Clean", "bits per byte", "lower", 3),
-        Column("cost", "Mean - clean", "bits per byte", "lower", 3),
-    ),
-    note="H-Net's five perturbations (arXiv 2507.07955, Table 3), in the tokenizer's own tokens.",
-)
+ROBUSTNESS = robustness(NAMES, "In the tokenizer's own tokens.")
 
 EXPERIMENT = Experiment(
     paper=PAPER,

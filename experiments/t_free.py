@@ -36,7 +36,7 @@ from lmlab.data.trigrams import NextPatterns
 from lmlab.evaluation.bits_per_byte import BitsPerByte, Robustness
 from lmlab.evaluation.dictionary import WithDictionary
 from lmlab.evaluation.next_word import NextWord
-from lmlab.experiment import Arm, Column, Experiment, Paper, Table, perturbed
+from lmlab.experiment import Arm, Column, Experiment, Paper, Table, robustness
 from lmlab.models.build import transformer
 from lmlab.models.language_model import LanguageModel
 from lmlab.models.t_free import TFree
@@ -157,17 +157,7 @@ READINGS = Table(
     ),
     note="Of excerpts of the test split.",
 )
-ROBUSTNESS = Table(
-    name="robustness",
-    title="Perturbed text",
-    arms=NAMES,
-    measured=(
-        *perturbed("bits per byte"),
-        Column("clean", "Clean", "bits per byte", "lower", 3),
-        Column("cost", "Mean - clean", "bits per byte", "lower", 3),
-    ),
-    note="H-Net's five perturbations (arXiv 2507.07955, Table 3). What is in no dictionary is spelled in bytes.",
-)
+ROBUSTNESS = robustness(NAMES, "What is in no dictionary is spelled in bytes.")
 
 EXPERIMENT = Experiment(
     paper=PAPER,

@@ -17,9 +17,9 @@ and Burmese words at every vowel sign, so that few merges are left.
 
 import dataclasses
 
+from lmlab.data.categories import halves
 from lmlab.data.parallel import ParallelText
 from lmlab.errors import UserError
-from lmlab.evaluation.mixture_inference import halves
 from lmlab.evaluation.premiums import corpus_tokens, equal_cost_sizes, premium_metrics
 from lmlab.experiment import Arm, Column, Experiment, Paper, Study, Table
 from lmlab.text.bpe import train_bpe_up_to

@@ -50,12 +50,6 @@ class Arm:
     size: str = ""
 
 
-def perturbed(unit):
-    """Columns of H-Net's five perturbations, as `lmlab.evaluation.bits_per_byte.Robustness` names them."""
-    names = ("Antspeak", "Drop", "Random case", "Repeat", "Upper case")
-    return tuple(Column(name.lower().replace(" ", "_"), name, unit, "lower", 3) for name in names)
-
-
 @dataclasses.dataclass(frozen=True)
 class Table:
     """Arms x metrics. `reported` holds the paper's values by arm and column key, only where `source` gives them."""
@@ -68,6 +62,20 @@ class Table:
     reported: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     source: str = ""
     note: str = ""
+
+
+def perturbed(unit="bits per byte"):
+    """Columns of H-Net's five perturbations and of what they cost, as `lmlab.evaluation.bits_per_byte.Robustness` names
+    them."""
+    names = ("Antspeak", "Drop", "Random case", "Repeat", "Upper case", "Clean")
+    columns = tuple(Column(name.lower().replace(" ", "_"), name, unit, "lower", 3) for name in names)
+    return (*columns, Column("cost", "Mean - clean", unit, "lower", 3))
+
+
+def robustness(arms, note=""):
+    """The table of what perturbations cost `arms`. `note`: what else a reader must know."""
+    source = "H-Net's five perturbations (arXiv 2507.07955, Table 3) of excerpts of every test document."
+    return Table("robustness", "Perturbed text", arms, perturbed(), note=f"{source} {note}".strip())
 
 
 @dataclasses.dataclass(frozen=True)

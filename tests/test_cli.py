@@ -13,19 +13,9 @@ import pytest
 from lmlab.cli import main
 from lmlab.commands import common
 from lmlab.kernels import aot
+from tests.command import run
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-
-
-def run(capsys, *argv):
-    """(exit code, stdout, stderr)."""
-    code = 0
-    try:
-        main(list(argv))
-    except SystemExit as stop:
-        code = stop.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import os
 from lmlab.convert import hnet, huggingface, llama2c
 from lmlab.convert.gpt2 import GPT2
 from lmlab.convert.llama import LLAMA
+from lmlab.convert.whole import write
 from lmlab.errors import UserError
 from lmlab.text.tokenizer_file import TokenizerFile
 from lmlab.training import checkpoints
@@ -36,5 +37,5 @@ def export_checkpoint(family, directory, out, dtype=None):
     if family == "llama" and out.endswith(".bin"):
         checkpoints.absent(out)
         data, weights, _ = huggingface.load(LLAMA, directory)
-        return huggingface.write(out, lambda new: llama2c.write(new, data, weights))
+        return write(out, lambda new: llama2c.write(new, data, weights))
     return huggingface.export_checkpoint(FAMILIES[family], directory, out, dtype)

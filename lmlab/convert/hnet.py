@@ -2,11 +2,13 @@
 
 import json
 import os
+import pathlib
 
 import numpy as np
 
 from lmlab import config
 from lmlab.convert import torch_file
+from lmlab.convert.whole import write
 from lmlab.errors import UserError
 from lmlab.models.build import hierarchy
 from lmlab.models.chunkers import LearnedChunker
@@ -188,31 +190,12 @@ def export_checkpoint(directory, out, dtype=None):
     if os.path.lexists(config_file) and config.load_json(config_file) != data:
         raise UserError(f"{config_file} exists already and is the config of another model.")
     weights = to_state_dict({"params": _to_numpy(params["params"])}, model, dtype)
-    _write(out, weights, torch_file.write if kind == ".pt" else checkpoints.write_arrays)
+    kinds = {".pt": torch_file.write, ".safetensors": checkpoints.write_arrays}
+    write(out, lambda new: kinds[kind](new, weights))
     if not os.path.lexists(config_file):
-        _write(config_file, json.dumps(data, indent=4) + "\n", _write_text)
+        text = json.dumps(data, indent=4) + "\n"
+        write(config_file, lambda new: pathlib.Path(new).write_text(text, encoding="utf-8"))
 
 
 def _to_numpy(tree):
     return {k: _to_numpy(v) if isinstance(v, dict) else np.asarray(v) for k, v in tree.items()}
-
-
-def _write(path, content, write):
-    """`write` to a name beside `path`, then rename."""
-    new = path + ".new"
-    try:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        try:
-            write(new, content)
-            os.replace(new, path)
-        except BaseException:
-            if os.path.exists(new):
-                os.remove(new)
-            raise
-    except OSError as error:
-        raise UserError(f"Cannot write {path}: {error.strerror}.") from error
-
-
-def _write_text(path, text):
-    with open(path, "w", encoding="utf-8") as f:
-        f.write(text)

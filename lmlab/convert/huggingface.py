@@ -17,6 +17,7 @@ from flax.linen import meta
 
 from lmlab import config
 from lmlab.convert import torch_file
+from lmlab.convert.whole import write
 from lmlab.errors import UserError
 from lmlab.models.hnet_checkpoint import check_tensors
 from lmlab.models.language_model import abstract_init
@@ -157,22 +158,6 @@ def export_checkpoint(family, directory, out, dtype=None):
         write(out, lambda new: checkpoints.write_arrays(new, weights, metadata))
     text = json.dumps(data, indent=2) + "\n"
     write(stem + ".json", lambda new: pathlib.Path(new).write_text(text, encoding="utf-8"))
-
-
-def write(path, call):
-    """`call(name)` with a name beside `path`, then rename: whole or not at all."""
-    new = path + ".new"
-    try:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        try:
-            call(new)
-            os.replace(new, path)
-        except BaseException:
-            if os.path.exists(new):
-                os.remove(new)
-            raise
-    except OSError as error:
-        raise UserError(f"Cannot write {path}: {error.strerror}.") from error
 
 
 def expect(family, data, name, allowed, default=None):

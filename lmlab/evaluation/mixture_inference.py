@@ -8,7 +8,6 @@ m_t, shares alpha that explain the list satisfy, for every step t and pair p,
 and a linear programme finds the shares (of bytes) with the least slack sum_t v_t + sum_p v_p.
 """
 
-import itertools
 
 import numpy as np
 from scipy.optimize import linprog
@@ -118,8 +117,3 @@ def guesses(n, rng, count=1000):
     truth, other = (np.array([random_mixture(n, rng) for _ in range(count)]) for _ in range(2))
     equal = np.full(n, 1 / n)
     return float(log_mean_squared_error(other, truth).mean()), float(log_mean_squared_error(equal, truth).mean())
-
-
-def halves(documents):
-    """(every other document, the others): a tokenizer learns from one half, its mixture is inferred from the other."""
-    return list(itertools.islice(documents, 0, None, 2)), list(itertools.islice(documents, 1, None, 2))

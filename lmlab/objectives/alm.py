@@ -7,7 +7,7 @@ models give a probability, the product over its tokens, and the loss compares th
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,8 +15,7 @@ import jax.numpy as jnp
 
 from lmlab.errors import UserError
 from lmlab.models.language_model import abstract_init, forward, init
-from lmlab.models.transfer import transferred
-from lmlab.objectives.next_token import NextToken
+from lmlab.objectives.transferred import Transferred
 from lmlab.text.pairs import begins_word
 
 EPSILON = 1e-6  # log-probabilities are kept this far below 0
@@ -156,33 +155,6 @@ def mean(found_BN, count_BN, per="chunk"):
     """(sum of differences, sum of weights): of "chunk"s, each alike, or of "token"s, each chunk by its tokens."""
     weight_BN = (count_BN if per == "token" else count_BN > 0).astype(jnp.float32)
     return jnp.sum(found_BN * weight_BN), jnp.sum(weight_BN)
-
-
-@dataclasses.dataclass(frozen=True)
-class Transferred(NextToken):
-    """Next-token prediction of a model that begins as another, of another tokenizer.
-
-    `teacher`: the Run that trains the other, first. `method`: how the rows of the new tokenizer are made of the old
-    (lmlab/models/transfer.py), for a model that is the teacher's but for its vocabulary; "" for one that begins anew.
-    `weights`: where the teacher's run lies, which several students may share, or a converted model with its tokenizer;
-    "": the teacher is trained beside the student. `donor`: for the method "omp", the Run of a model with the student's
-    tokenizer, trained likewise; None: see `omp`, of which `k` is.
-    """
-
-    teacher: Any = None
-    method: str = "fvt"
-    weights: str = ""
-    donor: Any = None
-    k: int = 64
-
-    def begin(self, model, params, teacher, tokenizer, donor=None):
-        """Parameters before the first step, as NumPy arrays: from fresh ones, the teacher's, both tokenizers, and the
-        donor's."""
-        if not self.method:
-            return params
-        if model.backbone != self.teacher.model.backbone:
-            raise UserError("A model takes over the teacher's weights only where its backbone is the teacher's.")
-        return transferred(model, params, teacher, tokenizer.teacher, tokenizer.student, self.method, donor, self.k)
 
 
 @dataclasses.dataclass(frozen=True)

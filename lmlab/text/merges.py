@@ -16,7 +16,8 @@ from lmlab.text.bpe import valid_texts
 Pair = tuple[bytes, bytes]
 
 # GPT-2's pre-tokenizer, which the library's byte-level one applies (a test compares them).
-PRE_TOKEN = regex.compile(r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+PRE_TOKEN = regex.compile(GPT2)
 
 
 class Step(NamedTuple):

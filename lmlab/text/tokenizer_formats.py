@@ -11,6 +11,7 @@ import struct
 
 from lmlab.errors import UserError
 from lmlab.text.bpe import byte_alphabet
+from lmlab.text.merges import GPT2
 
 SPACE = "\u2581"  # SentencePiece's space
 END_OF_TEXT = "<|endoftext|>"
@@ -18,12 +19,11 @@ PAIRS = {"encoder.json": "vocab.bpe", "vocab.json": "merges.txt"}  # which file 
 IN_FOLDERS = ("tokenizer.json", "tokenizer.model", *PAIRS)  # what is looked for, first come
 
 # A rank file names neither its pre-tokenizer nor its special tokens: both are known by the number of its ranks.
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _CL100K = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
-RANK_FILES = {50_256: (_GPT2, 50_256), 50_280: (_GPT2, 50_256), 100_256: (_CL100K, 100_257)}
+RANK_FILES = {50_256: (GPT2, 50_256), 50_280: (GPT2, 50_256), 100_256: (_CL100K, 100_257)}
 
 
 def read_definition(path):
@@ -113,7 +113,7 @@ def _ranks(path, data):
     ranks = {"".join(characters[b] for b in base64.b64decode(token)): int(rank) for token, rank in lines}
     merges = [list(cut) for cut in _all_merges(ranks)]
     specials = [_special(END_OF_TEXT, end)]
-    return _byte_level({**ranks, END_OF_TEXT: end}, merges, specials, None if pattern is _GPT2 else pattern)
+    return _byte_level({**ranks, END_OF_TEXT: end}, merges, specials, None if pattern is GPT2 else pattern)
 
 
 def _fallback(pieces):

@@ -53,16 +53,13 @@ def train(run, directory, on_metrics=lambda step, values: None, profile=None):
     check_steps(profile, run)
     mesh = make_mesh(run.mesh)
     check_rows(run, mesh)
-    firsts = {"before": run.after} | {name: getattr(run.objective, name, None) for name in ("teacher", "donor")}
-    firsts, before = {name: other for name, other in firsts.items() if other is not None}, {}
+    firsts, before = run.precursors(os.fspath(directory).rstrip("/")), {}
     if firsts:
         begun = processes.first(lambda: check(run, directory) and checkpoints.newest_whole(_checkpoints(directory))[0])
         (begun,) = processes.from_first(begun or 0)
         # Before its first periodic checkpoint a run may roll back to where it began.
         if not begun or (run.spikes.policy == "rollback" and begun < run.checkpoint_every):
-            for name, other in firsts.items():
-                where = f"{os.fspath(directory).rstrip('/')}-{name}"
-                where = getattr(run.objective, "weights", "") or where if name == "teacher" else where
+            for name, (other, where) in firsts.items():
                 if checkpoints.is_model(where):
                     before[name] = _converted(other, where)
                     continue

@@ -71,21 +71,26 @@ class Run:
                 f"The tokenizer has {self.tokenizer.vocab_size} ids{and_extra} but the model only {self.model.vocab_size}."
             )
 
+    def precursors(self, directory=""):
+        """{name: (Run, where)} of what is trained before this run in `directory`: "before", whose parameters it goes on
+        from, and the "teacher" and "donor" of its objective, which may say where its teacher lies."""
+        runs = {"before": self.after} | {name: getattr(self.objective, name, None) for name in ("teacher", "donor")}
+        lies = {"teacher": getattr(self.objective, "weights", "")}
+        return {name: (run, lies.get(name) or f"{directory}-{name}") for name, run in runs.items() if run is not None}
+
     def reading(self, path):
         """This run, and those that train its objective's teacher and donor, on the files at `path`."""
-        objective = self._objective(lambda run: run.reading(path))
-        return dataclasses.replace(self, corpus=Files(os.path.abspath(path)), objective=objective)
-
-    def _objective(self, change):
-        """The objective, `change` made to the runs that it trains first."""
-        firsts = {name: getattr(self.objective, name, None) for name in ("teacher", "donor")}
-        firsts = {name: change(run) for name, run in firsts.items() if run is not None}
-        return dataclasses.replace(self.objective, **firsts) if firsts else self.objective
+        return self._with(lambda run: run.reading(path), corpus=Files(os.path.abspath(path)))
 
     def seeded(self, seed):
         """This run, and all that it trains first, with another seed."""
-        objective = self._objective(lambda run: run.seeded(seed))
-        return dataclasses.replace(self, seed=seed, after=self.after and self.after.seeded(seed), objective=objective)
+        return self._with(lambda run: run.seeded(seed), seed=seed, after=self.after and self.after.seeded(seed))
+
+    def _with(self, change, **fields):
+        """This run with other fields, and `change` made to the runs that its objective has trained first."""
+        firsts = {name: change(run) for name, (run, _) in self.precursors().items() if name != "before"}
+        objective = dataclasses.replace(self.objective, **firsts) if firsts else self.objective
+        return dataclasses.replace(self, objective=objective, **fields)
 
     def flops(self, ratios=()):
         """Forward FLOPs per token of a window by part, chunks as planned or at `ratios`."""

@@ -7,11 +7,11 @@ import os
 import pytest
 
 from lmlab import runner
-from lmlab.cli import main
 from lmlab.data.categories import Categories
 from lmlab.errors import UserError
 from lmlab.experiment import Arm, Column, Experiment, Paper, Study, Table
 from lmlab.report.results import load_results
+from tests.command import run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,16 +59,6 @@ def test_bad_text_leaves_nothing_behind(tmp_path):
     with pytest.raises(UserError, match="no folder of texts at"):
         runner.run_arm(Sizes(Categories(os.fspath(tmp_path / "no"))), os.fspath(tmp_path / "run"), "sizes")
     assert not (tmp_path / "run").exists()
-
-
-def run(capsys, *argv):
-    code = 0
-    try:
-        main(list(argv))
-    except SystemExit as stop:
-        code = stop.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def test_commands_know_studies(capsys, tmp_path, monkeypatch):

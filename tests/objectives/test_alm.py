@@ -14,7 +14,8 @@ from lmlab.models.build import hierarchy, transformer
 from lmlab.models.language_model import LanguageModel, init
 from lmlab.models.transfer import omp
 from lmlab.objectives import alm
-from lmlab.objectives.alm import ALM, Transferred
+from lmlab.objectives.alm import ALM
+from lmlab.objectives.transferred import Transferred
 from lmlab.runner import load_data, load_run
 from lmlab.text.bpe import BPE
 from lmlab.text.bytes import ByteTokenizer
