@@ -9,7 +9,7 @@ run: $(VENV)/run.stamp
 	$(BIN)/lmlab table hnet --scale smoke
 
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lmlab needs Python 3.11 or newer; set PYTHON=...")'

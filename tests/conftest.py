@@ -1,7 +1,9 @@
 """Settings of every test: the CPU, programs that compile fast rather than run fast, and are kept between runs."""
 
 import contextlib
+import gc
 import os
+import re
 
 # Nearly all of the suite's time is compiling programs that then run once. Child processes inherit these.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -23,17 +25,27 @@ jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/lmla
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-MANY_ARMS = {"test_all_arms.py", "test_causality.py"}  # shared out by experiment; other files go whole to one worker
+MANY_ARMS = ("test_all_arms.py", "test_causality.py", "test_encoder_decoder.py")
 MAPPINGS = 20_000
 
+# The graphs that tracing leaves are large and live long: to look through them again and again took a third of the time.
+gc.collect()
+gc.freeze()
+gc.set_threshold(200_000, 20, 20)
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """The groups of tests that `--dist loadgroup` keeps together."""
-    for item in items:
-        arm = getattr(item, "callspec", None) if item.path.name in MANY_ARMS else None
-        arm = next((str(v) for k, v in arm.params.items() if k in ("name", "path")), "") if arm else ""
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.name}:{arm.split('/')[0]}"))
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Tests of one file go to one worker, and where a file tests every arm, those of one experiment."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByExperiment(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file, _, test = nodeid.partition("::")
+            name = re.search(r"\[(\w+)", test) if file.endswith(MANY_ARMS) else None
+            return f"{file}::{name[1]}" if name else file
+
+    return ByExperiment(config, log)
 
 
 @pytest.fixture(autouse=True)

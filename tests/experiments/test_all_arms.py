@@ -19,6 +19,7 @@ from lmlab.errors import UserError
 from lmlab.text.dictionary import Dictionary
 from lmlab.training.sharding import batch_sharding, make_mesh, place
 from lmlab.training.step import make_init, make_step
+from tests.kinds import kind, one_of_each
 from tests.training import tiny
 
 UNMATCHED = {  # not matched in FLOPs per byte as they are counted here: mostly the papers' own layouts
@@ -43,18 +44,14 @@ SMOKE = [(n, a.name) for n in experiment.names() for a in experiment.load(n).at(
 STUDIES = [(n, a) for n, a in SMOKE if isinstance(experiment.load(n).resolve(a, "smoke"), experiment.Study)]
 
 
-def distinct():
-    """Arms of one model, objective and reading, of which the first stands for all."""
-    arms = {}
+def trained():
+    """What tells the steps of arms apart, and the arms."""
     for name, arm in SMOKE:
         if (name, arm) not in STUDIES:
             run = experiment.load(name).resolve(arm, "smoke")
-            text = [config.to_text(part) for part in (run.model, run.objective, run.corruption)]
-            arms.setdefault((*text, type(run.optimizer), type(run.tokenizer)), (name, arm))
-    return list(arms.values())
+            yield kind(run.model, run.objective, run.corruption, type(run.optimizer), type(run.tokenizer)), name, arm
 
 
-ARMS = distinct()
 RUNS = [
     (n, a.name, s) for n in experiment.names() for s in experiment.load(n).scales for a in experiment.load(n).at(s)
 ]
@@ -142,7 +139,7 @@ def corpus(tmp_path_factory):
     return made
 
 
-@pytest.mark.parametrize("name, arm", ARMS)
+@pytest.mark.parametrize("name, arm", one_of_each(trained()))
 def test_two_steps_at_smoke_scale(name, arm, corpus, tmp_path):
     run = experiment.load(name).resolve(arm, "smoke")
     own = isinstance(run.tokenizer, Dictionary)  # reads the symbols of its own text alone

@@ -9,25 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmlab import config, experiment
+from lmlab import experiment
 from lmlab.models.hierarchy import uncapped
 from lmlab.models.language_model import init
+from tests.kinds import kind, one_of_each
 from tests.parameters import moved
 
 
-def causal_models():
-    """Arms, by the text of their models: arms that differ in their training alone stand for one another."""
-    arms = {}
+def causal():
+    """What tells models apart, and the paths of their arms."""
     for name in experiment.names():
         for arm in experiment.load(name).at("smoke"):
             run = experiment.load(name).resolve(arm.name, "smoke")
             # Encoder-decoders: tests/models/test_encoder_decoder.py.
             if isinstance(run, experiment.Run) and run.corruption.continues:
-                arms.setdefault(config.to_text(uncapped(run.model)), f"{name}/{arm.name}")
-    return list(arms.values())
+                yield kind(uncapped(run.model)), f"{name}/{arm.name}"
 
 
-ARMS = causal_models()
+ARMS = one_of_each(causal())
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 without effect, and cached decoding equal to the full forward pass."""
 
 import functools
-import re
 
 import flax.linen as nn
 import jax
@@ -10,27 +9,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmlab import config, experiment
+from lmlab import experiment
 from lmlab.models.encoder_decoder import EncoderDecoder, t5
 from lmlab.models.language_model import init
 from lmlab.models.manta import MANTa
 from lmlab.models.t5 import relative_bucket
+from tests.kinds import kind, one_of_each
 from tests.parameters import moved
 
 
-
 def structures():
-    """One arm of each structure: arms that differ in numbers only share their code."""
-    arms = {}
+    """What tells models apart, and the paths of their arms."""
     for name in experiment.names():
         for arm in experiment.load(name).at("smoke"):
             model = getattr(arm.run("smoke"), "model", None)
             if isinstance(model, EncoderDecoder):
-                arms.setdefault(re.sub(r"[0-9.]+", "", config.to_text(model)), f"{name}/{arm.name}")
-    return list(arms.values())
+                yield kind(model), f"{name}/{arm.name}"
 
 
-ARMS = structures()
+ARMS = one_of_each(structures())
 
 
 @functools.cache

@@ -28,7 +28,7 @@ def tiny():
     backbone = backbone.clone(encoder=WithInput(backbone.encoder), unpool=AddToInput(16))
     model = Toucan(256, backbone)
     params = moved(init(model, jax.random.key(0)), 0.3)
-    params["params"]["backbone"]["chunker"]["bo"] -= 0.8  # a boundary at one byte in three or so
+    params["params"]["backbone"]["chunker"]["bo"] += 2.0  # a boundary at one byte in three or so
     return model, params
 
 
