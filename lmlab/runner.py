@@ -68,7 +68,7 @@ def _measure(study, directory, arm):
     study.check()  # before anything is written
     with claimed(study, directory):
         began = time.perf_counter()
-        metrics = study.measure()
+        metrics = measured(study, directory)
         result = {
             "arm": arm,
             "seed": study.seed,
@@ -79,6 +79,14 @@ def _measure(study, directory, arm):
         }
         write(path, json.dumps(result))
     return result
+
+
+def measured(study, directory):
+    """What a study in `directory` measures, once its models are trained beside it."""
+    from lmlab.training.loop import train
+
+    firsts = study.precursors(os.fspath(directory).rstrip("/")).items()
+    return study.measure(**{name: (run.model, *train(run, where)) for name, (run, where) in firsts})
 
 
 def _now():

@@ -50,7 +50,7 @@ def show(args):
     for arm in loaded.at(args.scale):
         run = loaded.resolve(arm.name, args.scale, args.set if name in (None, arm.name) else (), corpus=args.corpus)
         if isinstance(run, experiment.Study):
-            print(f"{arm.name}: {arm.label}; trains nothing")
+            print(f"{arm.name}: {arm.label}; a study")
         else:
             runs[arm.name] = arm, run
     if runs:

@@ -32,7 +32,7 @@ def sweep(args):
             setting = f"{args.field}={value}"
             run = loaded.resolve(arm.name, args.scale, [*args.set, setting], args.seed, args.corpus)
             if isinstance(run, experiment.Study):
-                raise UserError(f"{args.name}/{arm.name} trains nothing, so that there is nothing to sweep.")
+                raise UserError(f"{args.name}/{arm.name} is a study: there is nothing to sweep.")
             run, changes = dataclasses.replace(run, evaluators=()), ["sweep", *changes_of(args), setting]
             directory = run_directory(args.dir, loaded.name, args.scale, arm.name, args.seed, changes)
             check(run, directory)

@@ -64,7 +64,7 @@ def compile_step(args):
         run = found.resolve(arm, args.scale, args.set, None, args.corpus)
         if isinstance(run, experiment.Study):
             if not args.all:
-                raise UserError(f"{path} trains nothing, so that there is nothing to compile.")
+                raise UserError(f"{path} is a study: there is nothing to compile.")
             continue
         print(f"{path} at {args.scale}", flush=True)
         try:

@@ -39,7 +39,7 @@ def train(args):
     if not args.distributed and (args.coordinator, args.processes, args.process) != (None, None, None):
         raise UserError("--coordinator, --processes and --process go with --distributed.")
     if isinstance(run, Study) and (args.profile is not None or args.distributed):
-        raise UserError(f"{args.name} trains nothing: it takes neither --profile nor --distributed.")
+        raise UserError(f"{args.name} is a study: it takes neither --profile nor --distributed.")
     profile = parse_steps(args.profile) if args.profile is not None else None
     if profile:
         check_steps(profile, run)

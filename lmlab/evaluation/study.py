@@ -1,4 +1,4 @@
-"""Study: what is measured without training a model, beside Run as an arm of a table."""
+"""Study: what is measured but not trained, beside Run as an arm of a table."""
 
 import dataclasses
 import os
@@ -9,8 +9,8 @@ from lmlab.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """One measurement that trains no model: of tokenizers and of text. An arm's function returns it in place of a
-    Run."""
+    """One measurement: of tokenizers, of text, or of models that are trained for it. An arm's function returns it in
+    place of a Run."""
 
     corpus: Any  # what is read; `check` says that it is there
     seed: int = 0
@@ -19,8 +19,12 @@ class Study:
         """UserError, before anything is written, if the text does not suit."""
         self.corpus.check()
 
-    def measure(self):
-        """{metric: number}; a pure function of the fields and the text."""
+    def precursors(self, directory=""):
+        """{name: (Run, where)} of the models that are trained for this study in `directory`, as `Run.precursors`."""
+        return {}
+
+    def measure(self, **trained):
+        """{metric: number}; a pure function of the fields, the text and `trained`: {name: (model, params, data)}."""
         raise NotImplementedError
 
     def reading(self, path):

@@ -68,7 +68,7 @@ def test_commands_know_studies(capsys, tmp_path, monkeypatch):
     code, out, _ = run(capsys, "show", "mixture_inference/two")
     assert code == 0 and "MixtureInference" in out and "trials: 2" in out
     code, out, _ = run(capsys, "show", "mixture_inference")
-    assert code == 0 and "two: 2 categories; trains nothing" in out
+    assert code == 0 and "two: 2 categories; a study" in out
     for argv, sentence in [
         (["compile", "mixture_inference/two", "--scale", "smoke"], "nothing to compile"),
         (["sweep", "mixture_inference", "merges", "10,20"], "nothing to sweep"),

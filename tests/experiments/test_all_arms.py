@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from lmlab import config, experiment
+from lmlab import config, experiment, runner
 from lmlab.data.bake import bake
 from lmlab.data.batches import TrainBatches
 from lmlab.errors import UserError
@@ -118,13 +118,15 @@ def test_an_arm_of_one_scale_is_refused_at_another():
 
 
 @pytest.mark.parametrize("name, arm", STUDIES)
-def test_a_study_measures_what_its_tables_show(name, arm):
+def test_a_study_measures_what_its_tables_show(name, arm, tmp_path):
     study, found = experiment.load(name).resolve(arm, "smoke"), experiment.load(name)
+    firsts = {name: dataclasses.replace(run, steps=2) for name, (run, _) in study.precursors().items()}
+    study = dataclasses.replace(study, **firsts)
     shown = {c.key for table in found.tables if arm in table.arms for c in table.measured}
-    measured = study.measure()
+    measured = runner.measured(study, tmp_path / "study")
     assert all(isinstance(v, float) and np.isfinite(v) for v in measured.values())
     assert shown & set(measured) and set(measured) <= shown | {"bytes"}
-    assert measured == study.seeded(study.seed).measure()
+    assert measured == runner.measured(study.seeded(study.seed), tmp_path / "study")
 
 
 @pytest.fixture(scope="module")
