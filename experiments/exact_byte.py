@@ -13,7 +13,8 @@ text is counted as one encoding and as all that begin with its bytes. Prompts ar
 are encoded, healed (the last token written anew), aligned (the last three, token by token) or exactly. The paper takes
 released models (Llama 2, Mistral, Yi) and asks whether code written behind a cut prompt runs; here it is the bits of the
 true bytes behind it. Each model is cut within its own tokens, so that prompts differ from arm to arm: compare within a row.
-The last arm averages the two models of subwords, trained for it once more.
+One more model is trained on gaps, the suffix before the prefix, and filled from within tokens; the last arm averages the
+two models of subwords, trained for it once more.
 Sizes at paper scale are this code's choice.
 """
 
@@ -21,13 +22,15 @@ import dataclasses
 
 from lmlab.comparison import Setup
 from lmlab.data.corpora import StandardLibrary
+from lmlab.data.infilling import FillIn
 from lmlab.evaluation.averages import Averages
-from lmlab.evaluation.exact_bytes import CutPrompts, ExactBits
+from lmlab.evaluation.exact_bytes import CutGaps, CutPrompts, ExactBits
 from lmlab.experiment import Arm, Column, Experiment, Paper, Table
 from lmlab.models.build import transformer
 from lmlab.models.language_model import LanguageModel
 from lmlab.text.bpe import BPE
 from lmlab.text.bytes import ByteTokenizer
+from lmlab.text.infill import MARKS, SuffixFirst
 
 PAPER = Paper(
     title="Exact Byte-Level Probabilities from Tokenized Language Models for FIM-Tasks and Model Ensembles",
@@ -58,6 +61,7 @@ LARGER = {
     "small": (1024, 2.55, (4, 192, 640, 4)),
     "paper": (32_768, 4.2, (24, 1152, 5008, 16)),
 }
+ROOM = 1.3  # positions of a row with a gap over tokens of text
 BYTES = {"smoke": (2, 64, 192, 4), "small": (3, 128, 384, 4), "paper": (12, 768, 2048, 12)}
 
 
@@ -84,6 +88,20 @@ def bpe_larger(scale):
     return run(scale, vocab_size, sizes, BPE(vocab_size, bytes_per_token))
 
 
+def filling(scale):
+    """The latter, trained on gaps too, the suffix before the prefix."""
+    vocab_size, bytes_per_token, sizes = LARGER[scale]
+    setup, prompts = SETUPS[scale], EVALUATORS[scale][1]
+    return setup.run(
+        LanguageModel(vocab_size + len(MARKS), transformer(*sizes)),
+        (1.0,),
+        BPE(vocab_size, bytes_per_token),
+        (CutGaps(prompts=prompts.prompts, size=prompts.size, new=prompts.new, suffix=prompts.size),),
+        corruption=FillIn(SuffixFirst(), room=ROOM),
+        length=round(setup.tokens * ROOM),
+    )
+
+
 def average(scale):
     """The two models of subwords as one."""
     first, second = (dataclasses.replace(build(scale), evaluators=()) for build in (bpe_smaller, bpe_larger))
@@ -95,6 +113,7 @@ ARMS = (
     Arm("byte_transformer", "Transformer (bytes)", byte_transformer),
     Arm("bpe_smaller", "Transformer (BPE, smaller vocabulary)", bpe_smaller),
     Arm("bpe_larger", "Transformer (BPE, larger vocabulary)", bpe_larger),
+    Arm("filling", "Transformer (BPE), suffix first", filling, size="fills gaps"),
     Arm("average", "Both models of subwords", average),
 )
 NAMES = ("byte_transformer", "bpe_smaller", "bpe_larger")
@@ -117,6 +136,7 @@ STRINGS = Table(
     ),
     source=SOURCE,
 )
+WAYS = {"plain": "As encoded", "healed": "Healed", "aligned": "Aligned", "exact": "Exact"}
 PROMPTS = Table(
     name="prompts",
     title="Behind prompts cut within a token",
@@ -124,10 +144,22 @@ PROMPTS = Table(
     measured=tuple(
         Column(f"cut/{method}{part}", f"{label}{where}", "bits per byte", "lower", 3)
         for part, where in (("/first", ", first byte"), ("", ""))
-        for method, label in (("plain", "As encoded"), ("healed", "Healed"), ("aligned", "Aligned"), ("exact", "Exact"))
+        for method, label in WAYS.items()
     ),
     source=SOURCE,
     note="bits of the true bytes behind the prompt; a byte that a method thinks impossible costs 30.",
+)
+GAPS = Table(
+    name="gaps",
+    title="Gaps cut within a token, the suffix in the context",
+    arms=("filling",),
+    measured=tuple(
+        Column(f"gap/{method}{part}", f"{label}{where}", "bits per byte", "lower", 3)
+        for part, where in (("/first", ", first byte"), ("", ""))
+        for method, label in WAYS.items()
+    ),
+    source=SOURCE,
+    note="bits of the first bytes of the gap; a byte that a method thinks impossible costs 30.",
 )
 AVERAGE = Table(
     name="average",
@@ -148,6 +180,6 @@ EXPERIMENT = Experiment(
     paper=PAPER,
     scales=("smoke", "small", "paper"),
     arms=ARMS,
-    tables=(STRINGS, PROMPTS, AVERAGE),
+    tables=(STRINGS, PROMPTS, GAPS, AVERAGE),
     anchor="byte_transformer",
 )

@@ -10,6 +10,7 @@ from lmlab.decoding.branches import Branches
 from lmlab.decoding.exact_bytes import ExactBytes
 from lmlab.decoding.partial_tokens import aligned, healed, plain
 from lmlab.text.canonical import canonical
+from lmlab.text.infill import ids_of
 
 METHODS = {"plain": plain, "healed": healed, "aligned": aligned, "exact": ExactBytes}
 LEAST = 2.0**-30  # a byte that a method thinks impossible costs 30 bits
@@ -74,12 +75,17 @@ class CutPrompts:
         tokenizer, rng = data.baked.tokenizer, np.random.default_rng(self.seed)
         documents = (d[: 2 * self.size + self.new + 64] for d in data.baked.documents(self.split))
         cut = [c for c in (self._cut(d, tokenizer, rng) for d in itertools.islice(documents, self.prompts)) if c]
+        return self._ask(model, params, data, cut, [[tokenizer.bos]] * len(cut), "cut")
+
+    def _ask(self, model, params, data, cut, contexts, name):
+        """`cut`: [(prompt, what comes next)], behind `contexts`, ids."""
+        tokenizer = data.baked.tokenizer
         bits = {method: np.zeros(self.new) for method in METHODS}
-        for group in _groups(cut, data.batch_size):
+        for group in _groups(zip(contexts, cut, strict=True), data.batch_size):
             data.check()
-            prompts, behind = zip(*group, strict=True)
+            before, (prompts, behind) = [c for c, _ in group], zip(*(c for _, c in group), strict=True)
             for method, make in METHODS.items():
-                texts = make(model, params, tokenizer, list(prompts), room=self.new)
+                texts = make(model, params, tokenizer, list(prompts), room=self.new, contexts=before)
                 for at in range(self.new):
                     true = [b[at] for b in behind]
                     p = texts.next_bytes()[np.arange(len(true)), true]
@@ -87,8 +93,8 @@ class CutPrompts:
                     texts.feed(true)
         result = {}
         for method, sums in bits.items():
-            result[f"cut/{method}"] = float(sums.mean() / max(1, len(cut)))
-            result[f"cut/{method}/first"] = float(sums[0] / max(1, len(cut)))
+            result[f"{name}/{method}"] = float(sums.mean() / max(1, len(cut)))
+            result[f"{name}/{method}/first"] = float(sums[0] / max(1, len(cut)))
         return result
 
     def _cut(self, document, tokenizer, rng):
@@ -100,3 +106,24 @@ class CutPrompts:
             if at + self.new <= len(document):
                 return document[:at], document[at : at + self.new]
         return None
+
+
+@dataclasses.dataclass(frozen=True)
+class CutGaps(CutPrompts):
+    """The same of gaps of `new` bytes that begin within a token, with `suffix` bytes behind them in the context: of models
+    whose `FillIn` is `SuffixFirst`."""
+
+    suffix: int = 100  # bytes
+
+    def __call__(self, model, params, data):
+        """{"gap/<method>": bits per byte of the gaps, "gap/<method>/first": of their first bytes}"""
+        tokenizer, rng = data.baked.tokenizer, np.random.default_rng(self.seed)
+        gaps, contexts = [], []
+        for document in itertools.islice(data.baked.documents(self.split), self.prompts):
+            document = document[: 2 * self.size + self.new + self.suffix + 64]
+            if found := self._cut(document, tokenizer, rng):
+                begin = len(found[0]) + self.new
+                parts = data.corruption.kind.context(document[begin : begin + self.suffix])
+                contexts.append(np.append(tokenizer.bos, ids_of(tokenizer, *parts)))
+                gaps.append(found)
+        return self._ask(model, params, data, gaps, contexts, "gap")

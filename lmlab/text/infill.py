@@ -46,6 +46,20 @@ class AtTokens(AtCharacters):
 
 
 @dataclasses.dataclass(frozen=True)
+class SuffixFirst(AtTokens):
+    """PRE SUF suffix MID prefix middle (SPM of Bavarian et al.): the middle goes on from the prefix, so that a prefix which
+    ends within a token can be answered exactly, with all that stands before it as the context."""
+
+    def context(self, suffix):
+        """Parts of what is read before the prefix."""
+        return "PRE", "SUF", suffix, "MID"
+
+    def shown(self, prefix, middle, suffix):
+        """(parts of what is read, text to be written)."""
+        return (*self.context(suffix), prefix), middle
+
+
+@dataclasses.dataclass(frozen=True)
 class AtLines(AtCharacters):
     """FIM-SE (arXiv 2405.17103): lines are written as a whole. What is left of the line in which the prefix ends, and what is
     left of the one in which the suffix begins, are shown between marks and written again around the middle, so that no

@@ -9,11 +9,11 @@ from lmlab.data.infilling import FillIn, byte_places, rows_of
 from lmlab.errors import UserError
 from lmlab.text.bpe import BPE
 from lmlab.text.bytes import ByteTokenizer
-from lmlab.text.infill import MARKS, AtCharacters, AtLines, AtTokens, ids_of
+from lmlab.text.infill import MARKS, AtCharacters, AtLines, AtTokens, SuffixFirst, ids_of
 
 DOCUMENTS = [b"def f(x):\n    return x + 1\n\nprint(f(2))\n" * 6, "naïve\ncafé 世界 🙂\n".encode() * 3, b"x", b"\xfe\xff raw\n"]
 TOKENIZER = BPE(280).train(DOCUMENTS)
-KINDS = [AtCharacters(), AtTokens(), AtLines()]
+KINDS = [AtCharacters(), AtTokens(), SuffixFirst(), AtLines()]
 GAP = (b"a = 1\nfoo(b", b"ar)\nx = ", b"baz\nend\n")
 
 

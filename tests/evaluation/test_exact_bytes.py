@@ -7,10 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from lmlab.decoding.exact_bytes import string_log_probs
-from lmlab.evaluation.exact_bytes import METHODS, CutPrompts, ExactBits
+from lmlab.data.infilling import FillIn
+from lmlab.decoding.exact_bytes import ExactBytes, string_log_probs
+from lmlab.evaluation.exact_bytes import METHODS, CutGaps, CutPrompts, ExactBits
 from lmlab.models.build import transformer
 from lmlab.text import ByteTokenizer, train_bpe
+from lmlab.text.infill import MARKS, SuffixFirst, ids_of
 from tests.decoding.test_exact_bytes import random_model
 from tests.text.test_canonical import TRAINING
 
@@ -67,6 +69,24 @@ def test_bits_behind_cut_prompts(model, tokenizer):
     nats = string_log_probs(*model, tokenizer, prompts) - whole
     assert found["cut/exact"] == pytest.approx(nats.sum() / (math.log(2) * 6), rel=1e-4)
     assert len({round(found[f"cut/{method}"], 6) for method in METHODS}) == 4
+
+
+def test_gaps_are_asked_about_with_what_is_behind_them_in_the_context(tokenizer):
+    model, data = random_model(tokenizer.vocab_size + len(MARKS), seed=2), data_of(tokenizer)
+    data.corruption = FillIn(SuffixFirst())
+    found = CutGaps(prompts=3, size=10, new=2, suffix=8)(*model, data)
+    assert set(found) == {f"gap/{method}{part}" for method in METHODS for part in ("", "/first")}
+    rng, cut, bits = np.random.default_rng(0), CutPrompts(size=10, new=2), 0.0
+    for document in DOCUMENTS:
+        prefix, gap = cut._cut(document, tokenizer, rng)
+        suffix = document[len(prefix) + 2 :][:8]
+        context = [tokenizer.bos, *ids_of(tokenizer, "PRE", "SUF", suffix, "MID")]
+        bits += texts_log_prob(model, tokenizer, context, prefix) - texts_log_prob(model, tokenizer, context, prefix + gap)
+    assert found["gap/exact"] == pytest.approx(bits / (math.log(2) * 6), rel=1e-4)
+
+
+def texts_log_prob(model, tokenizer, context, text):
+    return float(ExactBytes(*model, tokenizer, [text], 0, [context]).log_probs()[0])
 
 
 def test_of_bytes_all_ways_are_one():
