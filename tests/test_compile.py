@@ -42,6 +42,19 @@ def test_a_step_over_four_chips_runs_every_kernel(tmp_path):
     assert "utilisation" in "\n".join(ahead.describe(run, dataclasses.replace(compiled, quick=False)))
 
 
+@needs_libtpu
+def test_a_step_whose_positions_are_split_over_chips_runs_its_kernels_too(tmp_path):
+    run = wide(tmp_path, mesh=Mesh(data=2, sequence=2))
+    compiled = ahead.compile_step(run, "v5e:2x2", quick=True)
+    assert compiled.fits and compiled.chips == 4
+    assert {"linear_scan", "linear_scan_gradient", "ssd", "ssd_gradient"} <= compiled.kernels.keys()
+    assert any("splash" in name for name in compiled.kernels)
+    assert any(kind.startswith("collective-permute") for kind in compiled.collectives)  # what runs over a seam
+    rows = run.batch_size // 2 * run.length * 256 * 4  # bytes of one layer's activations in a chip's rows
+    gathered = sum(moved for kind, (_, moved) in compiled.collectives.items() if kind.startswith("all-gather"))
+    assert gathered < 4 * rows  # the keys of attention, and little else
+
+
 BACKBONES = {
     "transformer": lambda: transformer(2, 512, 4096, n_heads=4),
     "mamba": lambda: Stack("m2", 1024, d_state=16),
