@@ -61,9 +61,9 @@ SETUPS = {
 }
 BYTES_PER_TOKEN = {"smoke": 2.4, "small": 3.45, "paper": 4.0}  # of the teacher, on this text
 IDS = {"smoke": 512, "small": 2048, "paper": 128_000}
-# Layout, widths, MLP, heads, state, MLP of the tagger's head, slots over the planned number.
+# Layout, widths, MLP, heads, state, MLP of the tagger's head, slots over the planned number (None: at every byte).
 TAGGED = {
-    "smoke": (["m1", ["T1"], "m1"], (32, 64), (0, 256), 2, 16, 32, (1.5, 2.5)),
+    "smoke": (["m1", ["T1"], "m1"], (32, 64), (0, 256), 2, 16, 32, None),
     "small": (["m2", ["T3"], "m2"], (96, 160), (0, 448), 4, 32, 96, (1.5, 3.0)),
     "paper": (["m4", ["T22"], "m4"], (1024, 1536), (0, 4096), 16, 128, 1024, (1.25, 2.5)),
 }
