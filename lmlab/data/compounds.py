@@ -40,7 +40,7 @@ def in_order(words):
 
 @dataclasses.dataclass(frozen=True)
 class Hyphenated:
-    """The words of `source` that are written with a hyphen, and as many that never are.
+    """The words of `source` that are written with a hyphen, and as many that never are, or all of these.
 
     Constituents have two letters or more. `joints`: what counts as a hyphen; with "-_" the names in code, which are joined
     by underscores, count too. Of two spellings of a word the commoner is taken. What is not hyphenated here may be a
@@ -81,8 +81,8 @@ class Compounds:
 
     `path`: a file of SIGMORPHON 2022's word segmentation, in which the kinds 001 (compounds of whole words) and 000 (simple
     words) are taken, if their parts, joined, are the word. None: made up, `count` words: two of the `frequent` commonest
-    words of `source` of three to eight letters, now and then three, against its rarer words as they are. Made-up compounds
-    mean nothing, any two words join as well, and who knows which words are frequent has been told what they are made of.
+    words of `source` of three to eight letters, now and then three, against its rarer words that no two of them make. Made-up
+    compounds mean nothing, any two words join as well, and who knows which words are frequent has been told what they are made of.
     """
 
     path: str | None = None
@@ -116,8 +116,10 @@ class Compounds:
         parts = [w for w in common if 3 <= len(w) <= 8 and w.isalpha()][: self.frequent]
         if len(parts) < self.frequent:
             raise UserError(f"The text has only {len(parts)} words of three to eight letters, not {self.frequent}.")
-        simple = in_order(w for w in common if 6 <= len(w) <= 16 and w not in set(parts))[: self.count // 2]
-        rng, made = np.random.default_rng(0), {}
+        known = set(parts)
+        run_together = lambda w: any(w[:i] in known and w[i:] in known for i in range(3, len(w) - 2))  # noqa: E731
+        simple = (w for w in common if 6 <= len(w) <= 16 and w not in known and not run_together(w))
+        simple, rng, made = in_order(simple)[: self.count // 2], np.random.default_rng(0), {}
         while len(made) < self.count // 2:
             chosen = [parts[i] for i in rng.integers(len(parts), size=2 if rng.random() < 0.9 else 3)]
             word = HYPHEN.join(chosen)
