@@ -124,7 +124,7 @@ def _parser():
     sub.add_argument("--table", metavar="FILE", help="write each arm's row into the table of this file")
 
     sub = command("bench", tools.bench, "measure speed on this machine, beside what a user would pick instead")
-    sub.add_argument("what", choices=["train", "decode", "chunking", "kernels"])
+    sub.add_argument("what", choices=["train", "decode", "chunking", "kernels", "text"])
     sub.add_argument("--repeats", type=int, default=5)
     return parser
 

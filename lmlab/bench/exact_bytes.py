@@ -1,4 +1,4 @@
-"""What byte-level answers of a model of subwords cost over plain decoding: seconds per byte at batch 16.
+"""What byte-level answers of a model of subwords cost over plain decoding: seconds per byte. `lmlab bench text` prints it.
 
 Three ways write behind the same prompts, in turn: plain decoding of tokens; `write_tokens`, which draws a cover encoding of
 the prompt and then only tokens that can follow; and the next-byte distribution at every byte of a true text, as sampling
@@ -73,12 +73,3 @@ def measure(batch=16, repeats=3, vocab_size=VOCABULARY, shape=SHAPE, prompt=PROM
     result = {name: statistics.median(each[1:]) for name, each in seconds.items()}
     step = result["plain"] * written["plain"] / (batch * count)  # of a row
     return result | {"step_ratio": result["next_bytes"] / step, "bytes_per_token": tokens}
-
-
-def main(repeats):
-    """Print it."""
-    found = measure(repeats=repeats)
-    for name in ("write_tokens", "next_bytes"):
-        print(f"{name}: {1e6 * found[name]:,.0f} us a byte, {found[name] / found['plain']:.2f} of plain decoding")
-    print(f"next_bytes: {found['step_ratio']:.2f} of a plain step, of which plain decoding needs one a token")
-    print(f"plain decoding: {1e6 * found['plain']:,.0f} us a byte; {found['bytes_per_token']} bytes a token of true text")

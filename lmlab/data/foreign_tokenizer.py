@@ -28,6 +28,10 @@ class TrainedOn:
         """Short name, fit for a folder name."""
         return f"{self.recipe.fingerprint}-of-{self.corpus.fingerprint()}"
 
+    def annotation_shapes(self, length):
+        """The recipe's."""
+        return getattr(self.recipe, "annotation_shapes", lambda length: {})(length)
+
     def train(self, documents):
         """Learn from the corpus; `documents` are not looked at."""
         of = self.corpus

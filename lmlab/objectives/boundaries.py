@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lmlab.errors import UserError
+from lmlab.kernels.dispatch import shift_right
 from lmlab.models.entropy import entropy
 from lmlab.objectives.next_token import NextToken
 
@@ -70,3 +71,30 @@ class Cuts(Taught):
         if "cuts" not in batch:
             raise UserError("The objective Cuts needs batches whose tokenizer tells where pieces end.")
         return batch["cuts"].astype(bool)
+
+
+@dataclasses.dataclass(frozen=True)
+class PieceStarts(Cuts):
+    """Boundaries where a subword tokenizer's pieces start: tag B of a tagger, at the first byte of every piece behind
+    another, which a tagger that reads from left to right has seen."""
+
+    def wanted(self, output, batch):
+        """The byte behind each cut, in the same document."""
+        same_BL = batch["segment_ids"] == shift_right(batch["segment_ids"], 0)
+        return shift_right(super().wanted(output, batch), False) & same_BL
+
+
+@dataclasses.dataclass(frozen=True)
+class Distilled(PieceStarts):
+    """The boundaries' cross-entropy alone: a tagger learns to imitate a tokenizer (Islam et al. 2022, arXiv 2204.10815,
+    which distils before it trains on a task). The rest of the model waits; its nats are measured all the same."""
+
+    def loss(self, output, batch):
+        """(sum of loss, sum of weights, metrics), the metrics those of `NextToken`."""
+        _, weight, metrics = super().loss(output, batch)
+        return self.auxiliary(output, batch) * weight, weight, metrics
+
+    @staticmethod
+    def reaches(path):
+        """Whether this loss has a gradient for the parameter at `path`, of whose names one says so."""
+        return any(part in path for part in ("embedding", "encoder", "chunker"))

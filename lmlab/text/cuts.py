@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from lmlab.text.bpe import BPETokenizer
+from lmlab.text.bpe import BPETokenizer, train_bpe_up_to
 from lmlab.text.bytes import ByteTokenizer
 from lmlab.text.unigram import Unigram
 
@@ -33,6 +33,20 @@ class UnigramCuts(ByteTokenizer):
     def load(self, path: str | pathlib.Path) -> "CutTokenizer":
         """Read what this recipe trained."""
         return CutTokenizer(BPETokenizer.load(path))
+
+
+@dataclasses.dataclass(frozen=True)
+class BPECuts(UnigramCuts):
+    """The same of a byte-level BPE, whose training, unlike a Unigram's, gives the same pieces every time."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Short name of the recipe, fit for a folder name."""
+        return f"bytes-bpe{self.pieces}"
+
+    def train(self, documents: Iterable[bytes]) -> "CutTokenizer":
+        """Learn the pieces; fewer if the documents hold no more."""
+        return CutTokenizer(train_bpe_up_to(documents, self.pieces + 2))
 
 
 @dataclasses.dataclass(frozen=True)
