@@ -83,6 +83,7 @@ class SampledWindows(Windows):
         super().__init__(stream, corruption.text_tokens(length), tokenizer)
         self._positions, self._tokenizer, self._of = length, tokenizer, corruption
         self._splits = Splits(tokenizer)
+        self._divisible = np.array([i for i in range(tokenizer.vocab_size) if self._splits.of(i)])
         self.drawn = functools.lru_cache(maxsize=2)(self._draw)
 
     def _draw(self, seed, step):
@@ -93,6 +94,7 @@ class SampledWindows(Windows):
         tokenizer = of.sampler.draw(texts, None if seed == EVALUATION else rng)
         rng = np.random.default_rng((seed, step, _OLD))
         old_tokens = rng.integers(self._tokenizer.vocab_size, size=of.old).astype(np.int32)
+        old_tokens[1::2] = rng.choice(self._divisible, len(old_tokens[1::2]))
         old_pieces = np.full((of.old, of.pieces), -1, np.int32)
         for i, token in enumerate(old_tokens):
             ids, _ = self._splits.split([token], int(rng.integers(1, of.pieces + 1)) if i % 2 else 0, rng)
