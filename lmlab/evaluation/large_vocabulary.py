@@ -34,8 +34,8 @@ class LargeVocabulary:
     count_bytes: int = 4_000_000
 
     def __call__(self, model, params, data):
-        """{"large_ids", "large_bpb": bits per byte over all these ids, "large_bytes_per_token"; in % of positions:
-        "recall_1": the likeliest is found, "recall_10": of the ten likeliest; "mass": probability of the k that are
+        """{"large_ids", "large_bpb": bits per byte over all these ids, "large_bytes_per_token", and
+        "own_bytes_per_token" of the model's own tokens; in % of positions: "recall_1": the likeliest is found, "recall_10": of the ten likeliest; "mass": probability of the k that are
         found; "compared": % of the rows that are looked at}."""
         reader = Extended(model, params, data.baked.tokenizer)
         further = self._words(reader, data.baked)
@@ -62,6 +62,7 @@ class LargeVocabulary:
             "large_ids": float(known),
             "large_bpb": nats / (math.log(2) * sum(map(len, texts))),
             "large_bytes_per_token": sum(map(len, texts)) / tokens,
+            "own_bytes_per_token": sum(map(len, texts)) / sum(len(reader.tokenizer.encode(text)) for text in texts),
             "compared": 100 * found["compared"] / tokens / known,
             **{name: value / tokens for name, value in seen.items()},
         }
