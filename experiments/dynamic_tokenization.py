@@ -62,7 +62,7 @@ def fvt(scale):
     if scale == "paper":
         stack = LlamaStack(22, 2048, 5632, 32, 4, 64)
     else:
-        layers, width, heads = {"smoke": (1, 64, 2), "small": (2, 128, 4)}[scale]
+        layers, width, heads = {"smoke": (2, 64, 2), "small": (2, 128, 4)}[scale]
         stack = transformer(layers, width, n_heads=heads)
     tokenizer = TOKENS[scale]
     run = SETUPS[scale].run(LanguageModel(tokenizer.vocab_size, stack), tokenizer=tokenizer)

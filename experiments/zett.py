@@ -57,7 +57,7 @@ def model(scale, tokenizer):
     if scale == "paper":
         stack = LlamaStack(22, 2048, 5632, 32, 4, 64)
     else:
-        layers, width, heads = {"smoke": (1, 64, 2), "small": (2, 128, 4)}[scale]
+        layers, width, heads = {"smoke": (2, 64, 2), "small": (2, 128, 4)}[scale]
         stack = transformer(layers, width, n_heads=heads)
     return LanguageModel(tokenizer.vocab_size, stack)
 
