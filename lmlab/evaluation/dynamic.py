@@ -29,11 +29,15 @@ class Extended:
     def __init__(self, model, params, tokenizer):
         if not isinstance(model, Retokenized) and type(model) is not LanguageModel:
             raise UserError("Further tokens are for plain language models of tokens, and for hypernetworks of these.")
-        self.tokenizer = tokenizer
-        self._hypernetwork = (model, params) if isinstance(model, Retokenized) else None
-        self.base, known = (model.base, params["frozen"]["model"]) if self._hypernetwork else (model, params["params"])
-        self._known, self._mesh = known, mesh_of(params)
-        self._tables = [on_host(known["embedding"])] + ([] if self.base.tied else [on_host(known["head"]).T])
+        self.tokenizer, self._mesh, self._hypernetwork = tokenizer, mesh_of(params), None
+        self.base, known = (model, params["params"]) if type(model) is LanguageModel else (
+            model.base, params["frozen"]["model"]
+        )
+        tables = {name: on_host(known[name]) for name in (("embedding",) if self.base.tied else ("embedding", "head"))}
+        if isinstance(model, Retokenized):  # with what it reads of the base, on each process' own device
+            own = jax.tree.map(lambda x: jnp.asarray(on_host(x)), params["params"])
+            self._hypernetwork = model, {"params": own, "frozen": {"model": jax.tree.map(jnp.asarray, tables)}}
+        self._known, self._tables = known, [t.T if name == "head" else t for name, t in tables.items()]
         self.size = tokenizer.vocab_size
         self.id_of = {tokenizer.token_bytes(i): i for i in reversed(range(self.size)) if tokenizer.token_bytes(i)}
 

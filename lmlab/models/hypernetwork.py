@@ -97,7 +97,7 @@ class Retokenized(nn.Module):
         the vocabulary, in order."""
         if pieces_BNP is None:
             if not self.is_initializing():
-                raise ValueError("A hypernetwork needs to know how the old tokenizer writes the new tokens.")
+                raise UserError("A hypernetwork has no tokenizer of its own: `lmlab transfer` gives its base one.")
             pieces_BNP = jnp.zeros((1, self.vocab_size, 1), jnp.int32)
         pieces_NP = pieces_BNP.reshape(-1, pieces_BNP.shape[-1])
         if len(pieces_NP) != self.vocab_size:

@@ -47,6 +47,15 @@ def test_rows_are_those_of_a_plain_model():
     jax.tree.map(np.testing.assert_array_equal, plain["params"]["backbone"], old["backbone"])
 
 
+def test_a_tied_base_stays_tied():
+    tied = MODEL.clone(base=BASE.clone(tied=True))
+    variables = init(tied, jax.random.key(0))
+    plain = retokenized(tied, variables, OLD, NEW)["params"]
+    assert plain["embedding"].shape == (280, 16) and "head" not in plain
+    batch = [BATCH[name] for name in ("tokens", "segment_ids", "pieces")]
+    assert jax.eval_shape(tied.apply, variables, *batch).logits.shape == (4, 24, 272)
+
+
 @pytest.mark.parametrize("new", [NEW, ByteTokenizer(), OLD], ids=["subword", "bytes", "itself"])
 def test_a_fresh_hypernetwork_is_the_mean_of_the_pieces(new):
     made = retokenized(MODEL, FRESH, OLD, new)["params"]
