@@ -1,25 +1,26 @@
 """Retrofitting large language models with dynamic tokenization (Feher, Vulić, Minixhofer 2024, arXiv 2411.18553).
 
-The paper's claim: texts can be merged further batch by batch, into tokens of no vocabulary whose rows a hypernetwork predicts,
-so that sequences get over a fifth shorter at little loss; and a decoder can write from a vocabulary of a million such tokens,
-of which an approximate search for near neighbours looks at few.
+The paper's claim: texts can be merged further batch by batch, into tokens of no vocabulary whose rows a hypernetwork
+predicts, so that sequences get over a fifth shorter at little loss; and a decoder can write from a vocabulary of a
+million such tokens, of which an approximate search for near neighbours looks at few.
 
     lmlab table dynamic_tokenization --scale smoke
     lmlab table dynamic_tokenization --scale small
     lmlab show dynamic_tokenization --scale paper      a model of TinyLlama's shape
 
-Both arms read the same base model: further tokens get the mean of their pieces' rows (FVT), or those that a hypernetwork
-predicts, trained as ZeTT's. Neither model is adapted; the authors train LoRA adapters for encoders. Three tables:
+Both arms read the same base model: further tokens get the mean of their pieces' rows (FVT), or those that a
+hypernetwork predicts, trained as ZeTT's. Neither model is adapted; the authors train LoRA adapters for encoders. Three
+tables:
 
-- prompts: the first half of a text is merged, by a share of what words allow, and the second predicted in the model's own
-  tokens, as they prefill Mistral.
-- encoding: whole texts are merged and averaged over the states above them; the nearest other piece should be of the same
-  document. It stands for the authors' XNLI with XLM-R; the model here sees to the left only.
-- large: the model reads and predicts frequent words as whole tokens, without training; and an inverted file is compared with
-  the exact search. The authors' index is a graph (HNSW).
+- prompts: the first half of a text is merged, by a share of what words allow, and the second predicted in the model's
+  own tokens, as they prefill Mistral.
+- encoding: whole texts are merged and averaged over the states above them; the nearest other piece should be of the
+  same document. It stands for the authors' XNLI with XLM-R; the model here sees to the left only.
+- large: the model reads and predicts frequent words as whole tokens, without training; and an inverted file is
+  compared with the exact search. The authors' index is a graph (HNSW).
 
-Any run can have the evaluators: `lmlab.evaluation.dynamic.DynamicTokens` and `lmlab.evaluation.large_vocabulary`. To generate
-by such a head: `lmlab.models.nearest_head.with_nearest_head`.
+Any run can have the evaluators: `lmlab.evaluation.dynamic.DynamicTokens` and `lmlab.evaluation.large_vocabulary`. To
+generate by such a head: `lmlab.models.nearest_head.with_nearest_head`.
 """
 
 import dataclasses
@@ -39,8 +40,8 @@ PAPER = Paper(
     title="Retrofitting Large Language Models with Dynamic Tokenization",
     year=2024,
     url="arXiv 2411.18553",
-    claim="Merging tokens batch by batch, with rows from a hypernetwork, shortens sequences by over a fifth at little loss, "
-    "and a nearest-neighbour index makes generation from a million tokens fast.",
+    claim="Merging tokens batch by batch, with rows from a hypernetwork, shortens sequences by over a fifth at little "
+    "loss, and a nearest-neighbour index makes generation from a million tokens fast.",
 )
 
 SETUPS = {
@@ -51,7 +52,10 @@ SETUPS = {
 TOKENS = {"smoke": BPE(400, 1.8), "small": BPE(1024, 2.55), "paper": BPE(32_000, 4.0)}
 SHARES = (0, 20, 40, 60, 80, 100)  # of what can be merged, in %
 READERS = {
-    "smoke": (DynamicTokens(SHARES, batch=8, size=256, pieces=16), LargeVocabulary(1024, 16, 4, 16, size=256, pieces=8)),
+    "smoke": (
+        DynamicTokens(SHARES, batch=8, size=256, pieces=16),
+        LargeVocabulary(1024, 16, 4, 16, size=256, pieces=8),
+    ),
     "small": (DynamicTokens(SHARES), LargeVocabulary()),
     "paper": (DynamicTokens(SHARES, size=4096), LargeVocabulary(1_000_000, 4096, 32, 64, size=4096, batch=1)),
 }

@@ -1,23 +1,24 @@
 """Zero-shot tokenizer transfer (Minixhofer, Ponti, Vulić 2024, arXiv 2405.07883).
 
-The paper's claim: a hypernetwork that reads how the old tokenizer writes a new token predicts the token's rows so well that a
-language model keeps nearly all it can under a tokenizer that neither has seen, where heuristics fail; little further training
-closes the gap.
+The paper's claim: a hypernetwork that reads how the old tokenizer writes a new token predicts the token's rows so well
+that a language model keeps nearly all it can under a tokenizer that neither has seen, where heuristics fail; little
+further training closes the gap.
 
     lmlab table zett --scale smoke
     lmlab table zett --scale small
     lmlab show zett --scale paper      a model of TinyLlama's shape
     lmlab transfer RUNS/base NEW --tokenizer FILE --hypernetwork RUNS/hypernetwork
 
-A base model is trained over BPE tokens and frozen. The hypernetwork learns by next-token prediction under a tokenizer that is
-drawn anew for each batch, Unigram over the most frequent substrings of some texts, with noise; before that, and beside it, it
-learns the rows of old tokens from shorter old tokens that write them. All arms below give the base model the same other BPE,
-which was in no batch: without training, or trained on for a tenth as many steps as the base.
+A base model is trained over BPE tokens and frozen. The hypernetwork learns by next-token prediction under a tokenizer
+that is drawn anew for each batch, Unigram over the most frequent substrings of some texts, with noise; before that,
+and beside it, it learns the rows of old tokens from shorter old tokens that write them. All arms below give the base
+model the same other BPE, which was in no batch: without training, or trained on for a tenth as many steps as the base.
 
-What differs from the authors' code, as far as it is known here: the hypernetwork corrects the mean of the pieces' rows (FVT),
-where theirs begins from nothing and learns in its first stage to repeat old rows; old tokens are shown in pieces too; there
-is one schedule of the learning rate; no bias is predicted. The old tokenizer's files are taken as they are, with no Unigram
-fitted to them. Sizes, steps, batch, noise and weights at paper scale are theirs for TinyLlama.
+What differs from the authors' code, as far as it is known here: the hypernetwork corrects the mean of the pieces' rows
+(FVT), where theirs begins from nothing and learns in its first stage to repeat old rows; old tokens are shown in
+pieces too; there is one schedule of the learning rate; no bias is predicted. A new tokenizer cuts text as it does, with
+no Unigram fitted to it. Sizes, steps, batch, noise and weights at paper scale are theirs for TinyLlama; to draw a
+tokenizer there takes about 0.7 s of one core, for each step.
 """
 
 import dataclasses
@@ -37,8 +38,8 @@ PAPER = Paper(
     title="Zero-Shot Tokenizer Transfer",
     year=2024,
     url="arXiv 2405.07883",
-    claim="A hypernetwork that predicts the rows of any tokenizer's tokens lets a language model keep nearly all it can under "
-    "an unseen tokenizer, where heuristics fail.",
+    claim="A hypernetwork that predicts the rows of any tokenizer's tokens lets a language model keep nearly all it can "
+    "under an unseen tokenizer, where heuristics fail.",
 )
 
 SETUPS = {
@@ -79,10 +80,9 @@ def under_new(scale, objective, further=False):
     if not further:
         return setup.untrained(*started, objective=objective)
     run, steps = setup.run(started[0], tokenizer=started[1], objective=objective), FURTHER[scale]
-    slower = dataclasses.replace(run.optimizer, learning_rate=run.optimizer.learning_rate / (100 if scale == "paper" else 3))
-    return dataclasses.replace(
-        run, optimizer=slower, steps=steps, evaluate_every=steps // 4, checkpoint_every=steps // 4
-    )
+    rate = run.optimizer.learning_rate / (100 if scale == "paper" else 3)
+    slower = dataclasses.replace(run.optimizer, learning_rate=rate)
+    return dataclasses.replace(run, optimizer=slower, steps=steps, evaluate_every=steps // 4, checkpoint_every=steps // 4)
 
 
 def heuristic(method, further=False):
@@ -116,9 +116,9 @@ TABLE = Table(
         Column("bpb", "Test", "bits per byte", "lower", 3),
     ),
     source="arXiv 2405.07883 reports accuracy on benchmarks; its tables were not to be had",
-    note="The second row is under tokenizers drawn from the text that is scored, which the hypernetwork has not seen either, "
-    "and leaves out what does not fit into a row. The other rows but the first are under the same BPE. Ten steps at a rate "
-    "of 1e-6 stand for no training.",
+    note="The second row is under a tokenizer drawn from the text that is scored, which the hypernetwork has not seen "
+    "either, and leaves out what does not fit into a row. The other rows but the first are under the same BPE. Ten steps "
+    "at a rate of 1e-6 stand for no training.",
 )
 
 EXPERIMENT = Experiment(paper=PAPER, scales=("smoke", "small", "paper"), arms=ARMS, tables=(TABLE,), anchor="fvt")

@@ -33,10 +33,10 @@ def transfer(directory, out, tokenizer=None, method=None, source=None, donor=Non
     """Write the model in `directory` as the new directory `out`, with rows for another tokenizer made by `method` (see
     lmlab/models/transfer.py; None: "fvt") or by a hypernetwork.
 
-    `tokenizer`, `source`: the new and the old, see `tokenizer_at`; None: the donor's, and the directory's own. `donor`:
-    a directory, for "omp". `hypernetwork`: the run directory of one that was trained for this model, or for one that this
-    was fine-tuned from: it reads the rows that the model has now. UserError for models of chunks of bytes, and where
-    model, tokenizer and hypernetwork do not fit.
+    `tokenizer`, `source`: the new and the old, see `tokenizer_at`; None: the donor's, and the directory's own.
+    `donor`: a directory, for "omp". `hypernetwork`: the run directory of one that was trained for this model, or for
+    one that this was fine-tuned from: it reads the rows that the model has now. UserError for models of chunks of
+    bytes, and where model, tokenizer and hypernetwork do not fit.
     """
     checkpoints.absent(os.path.normpath(out))
     if tokenizer is None and donor is None:

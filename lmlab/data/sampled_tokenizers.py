@@ -21,10 +21,11 @@ class SampledTokenizers(NextTokens):
     """The text of a window, written by a tokenizer of `sampler` that the whole batch shares; it is made from `texts`
     windows, drawn from the split.
 
-    Batches hold besides: "pieces", how the run's own tokenizer writes each of the sampled ids; and `old` tokens of its own
-    ("old_tokens"), half of them as they are and half written in shorter ones ("old_pieces"). Each row holds its part of
-    all three. `rows`: the run's batch_size. A row of L positions reads L / `room` tokens of the run's tokenizer; what does
-    not fit is left out, in an evaluation too, whose tokenizers are drawn from its split without noise, always alike.
+    Batches hold besides: "pieces", how the run's own tokenizer writes each of the sampled ids; and `old` tokens of its
+    own ("old_tokens"), half of them as they are and half written in shorter ones ("old_pieces"). Each row holds its
+    part of all three. `rows`: the run's batch_size. A row of L positions reads L / `room` tokens of the run's
+    tokenizer; what does not fit is left out, in an evaluation too, whose tokenizers are drawn from its split without
+    noise, always alike.
     """
 
     sampler: Sampler

@@ -48,15 +48,19 @@ class Extended:
             return predicted(model, params, pieces_of(self.tokenizer, tokens, model.hypernetwork.pieces))
         at = pieces_of(self.tokenizer, tokens, PIECES)
         there = (at >= 0)[..., None]
-        mean = lambda t: np.sum(t[at] * there, axis=1, dtype=np.float32) / np.maximum(there.sum(axis=1), 1)  # noqa: E731
-        return [mean(table) for table in self._tables]
+        count = np.maximum(there.sum(axis=1), 1)
+        return [np.sum(table[at] * there, axis=1, dtype=np.float32) / count for table in self._tables]
 
     def encode(self, texts):
         """Ids of texts that are lists of tokens (bytes), those that the vocabulary lacks numbered from its size on:
         ([ids of a text], [further tokens])."""
         fresh = {}
-        ids = [[self.id_of[t] if t in self.id_of else self.size + fresh.setdefault(t, len(fresh)) for t in x] for x in texts]
-        return ids, list(fresh)
+
+        def number(token):
+            known = self.id_of.get(token)
+            return self.size + fresh.setdefault(token, len(fresh)) if known is None else known
+
+        return [[number(token) for token in text] for text in texts], list(fresh)
 
     def with_rows(self, tokens):
         """(model of a larger vocabulary, its variables). Ids above the tokens have rows of 0."""
@@ -115,8 +119,8 @@ class DynamicTokens:
     is trained for it.
 
     As a prompt: the first half of a piece is merged; the second is predicted in the model's own tokens. As a text to
-    encode: a piece is merged whole, and is the mean of the states above it; its nearest other piece should be of the same
-    document.
+    encode: a piece is merged whole, and is the mean of the states above it; its nearest other piece should be of the
+    same document.
     """
 
     shares: tuple[int, ...] = (0, 20, 40, 60, 80, 100)
@@ -127,9 +131,9 @@ class DynamicTokens:
     pieces: int = 128
 
     def __call__(self, model, params, data):
-        """By share: {"prefix/<share>": bits per byte of the second halves; "match/<share>": % of pieces whose nearest is
-        of the same document; "shorter/<share>": % of the pieces' tokens that are gone; "merges/<share>": of a batch};
-        {"match_chance"}."""
+        """By share: {"prefix/<share>": bits per byte of the second halves; "match/<share>": % of pieces whose nearest
+        is of the same document; "shorter/<share>": % of the pieces' tokens that are gone; "merges/<share>": of a
+        batch}; {"match_chance"}."""
         reader = Extended(model, params, data.baked.tokenizer)
         texts, document = excerpts(data.baked, self.split, self.size, self.per_document, self.pieces)
         words = [words_of(reader.tokenizer, text) for text in texts]

@@ -15,9 +15,9 @@ from lmlab.text.dynamic import words_of
 
 @dataclasses.dataclass(frozen=True)
 class LargeVocabulary:
-    """The model with `ids` ids, its own and the most frequent words of the training text that it writes in several: read
-    and predicted as whole tokens, with nothing trained for it; and how much of an exact search for the likeliest an
-    inverted file finds.
+    """The model with `ids` ids, its own and the most frequent words of the training text that it writes in several:
+    read and predicted as whole tokens, with nothing trained for it; and how much of an exact search for the likeliest
+    an inverted file finds.
 
     `lists`, `probes`: those that rows are sorted into, and are looked at. `k`: tokens that stand for all in an
     approximate softmax.
@@ -35,8 +35,9 @@ class LargeVocabulary:
 
     def __call__(self, model, params, data):
         """{"large_ids", "large_bpb": bits per byte over all these ids, "large_bytes_per_token", and
-        "own_bytes_per_token" of the model's own tokens; in % of positions: "recall_1": the likeliest is found, "recall_10": of the ten likeliest; "mass": probability of the k that are
-        found; "compared": % of the rows that are looked at}."""
+        "own_bytes_per_token" of the model's own tokens; in % of positions: "recall_1": the likeliest is found,
+        "recall_10": of the ten likeliest; "mass": probability of the k that are found; "compared": % of the rows that
+        are looked at}."""
         reader = Extended(model, params, data.baked.tokenizer)
         further = self._words(reader, data.baked)
         grown, variables = reader.with_rows(further)

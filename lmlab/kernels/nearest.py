@@ -1,7 +1,7 @@
 """The largest of many inner products: all of them, and by an inverted file, which looks at a few lists of near rows.
 
-Rows of different lengths get one more coordinate that makes them equally long; normalised, the nearest by cosine are then
-those of the largest inner product.
+Rows of different lengths get one more coordinate that makes them equally long; normalised, the nearest by cosine are
+then those of the largest inner product.
 """
 
 from functools import partial

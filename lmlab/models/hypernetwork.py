@@ -21,8 +21,8 @@ class Hypernetwork(nn.Module):
     """Old rows of up to `pieces` tokens -> a new row: their mean (FVT), and a correction from a small network that sees
     all of them.
 
-    The correction starts at 0. The authors' network has no such shortcut, and learns it in its first stage; its blocks are
-    post-norm, where those of `body`, a `TwoWay`, are pre-norm.
+    The correction starts at 0. The authors' network has no such shortcut, and learns it in its first stage; its blocks
+    are post-norm, where those of `body`, a `TwoWay`, are pre-norm.
     """
 
     body: nn.Module
@@ -51,9 +51,9 @@ class Hypernetwork(nn.Module):
 class Retokenized(nn.Module):
     """`base` with its embedding and head replaced, batch by batch, by rows that `hypernetwork` predicts.
 
-    The base's own variables lie in the collection "frozen", out of the reach of gradients and of weight decay. The rows of
-    input and output are predicted together, and in units of their root mean square. BOS and EOS, the last two ids, keep
-    theirs. `vocab_size`: ids of the tokenizers that it is trained with.
+    The base's own variables lie in the collection "frozen", out of the reach of gradients and of weight decay. The
+    rows of input and output are predicted together, and in units of their root mean square. BOS and EOS, the last two
+    ids, keep theirs. `vocab_size`: ids of the tokenizers that it is trained with.
     """
 
     vocab_size: int
@@ -102,8 +102,8 @@ class Retokenized(nn.Module):
         pieces_NP = pieces_BNP.reshape(-1, pieces_BNP.shape[-1])
         if len(pieces_NP) != self.vocab_size:
             raise UserError(
-                f"A batch tells of {len(pieces_NP)} tokens, not of {self.vocab_size}: its corruption's `rows` must be the "
-                "run's batch_size, and no step can be accumulated."
+                f"A batch tells of {len(pieces_NP)} tokens, not of {self.vocab_size}: its corruption's `rows` must be "
+                "the run's batch_size, and no step can be accumulated."
             )
         known, tables = self._known()
         made = []
@@ -146,8 +146,9 @@ def predicted(model, variables, pieces_NP):
 
 
 def retokenized(model, variables, old, new, fresh=None):
-    """Variables of the base of `model`, a `Retokenized`, under the tokenizer `new`: all rows are predicted but those of BOS
-    and EOS. Rows have the dtypes of the old. `fresh`: parameters whose rows stand for ids above the tokenizer's."""
+    """Variables of the base of `model`, a `Retokenized`, under the tokenizer `new`: all rows are predicted but those
+    of BOS and EOS. Rows have the dtypes of the old. `fresh`: parameters whose rows stand for ids above the
+    tokenizer's."""
     known = variables["frozen"]["model"]
     made = predicted(model, variables, vocabulary_of(old, new, model.hypernetwork.pieces))
     result = dict(known)

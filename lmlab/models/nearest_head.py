@@ -10,8 +10,8 @@ from lmlab.models.language_model import LanguageModel
 class NearestHead(LanguageModel):
     """A `LanguageModel` whose logits are -1e30 but for the `k` largest that are found; these are exact.
 
-    `indexed` adds the index of its rows to variables. Where every list is probed, these are the k largest of all, so that
-    greedy decoding is that of the plain model. Cached generation is as ever.
+    `with_nearest_head` adds the index of its rows to variables. Where every list is probed, these are the k largest of
+    all, so that greedy decoding is that of the plain model. Cached generation is as ever.
     """
 
     probes: int = 8

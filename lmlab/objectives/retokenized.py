@@ -14,9 +14,9 @@ from lmlab.objectives.next_token import NextToken
 
 @dataclasses.dataclass(frozen=True)
 class PredictRows(NextToken):
-    """Trains the hypernetwork of a `Retokenized` on batches of `SampledTokenizers`: next-token prediction by the frozen
-    base, plus `mimic` times how far the rows of old tokens are missed, per target. For the first `warm_up` steps the rows
-    of old tokens alone are learned.
+    """Trains the hypernetwork of a `Retokenized` on batches of `SampledTokenizers`: next-token prediction by the
+    frozen base, plus `mimic` times how far the rows of old tokens are missed, per target. For the first `warm_up`
+    steps the rows of old tokens alone are learned.
 
     `teacher`: the Run that trains the base, first. `weights`: where that lies, or a converted model with its tokenizer.
     """
@@ -55,7 +55,8 @@ class PredictRows(NextToken):
 
 @dataclasses.dataclass(frozen=True)
 class FromHypernetwork(NextToken):
-    """Next-token prediction of a base model that begins under another tokenizer, with rows that a hypernetwork predicts.
+    """Next-token prediction of a base model that begins under another tokenizer, with rows that a hypernetwork
+    predicts.
 
     `teacher`: the Run that trains the hypernetwork, first. `weights`: where that lies.
     """

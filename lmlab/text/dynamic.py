@@ -1,8 +1,8 @@
 """Tokens that are merged further, text by text: byte-pair encoding of one batch, from where a tokenizer has cut it
 (Feher, Vulić, Minixhofer 2024, "Retrofitting Large Language Models with Dynamic Tokenization").
 
-The most frequent pair of neighbours in the whole batch is joined wherever it stands within a word, and again. What comes
-of it need not be in any vocabulary.
+The most frequent pair of neighbours in the whole batch is joined wherever it stands within a word, and again. What
+comes of it need not be in any vocabulary.
 """
 
 import collections
@@ -19,12 +19,12 @@ Word = tuple[bytes, ...]
 
 
 def words_of(tokenizer, text: bytes) -> list[Word]:
-    """The tokens of a text, by the words (pre-tokens) that they lie in. UserError for a tokenizer without words; a token
-    that spans two of them is a word by itself."""
+    """The tokens of a text, by the words (pre-tokens) that they lie in. UserError for a tokenizer without words; a
+    token that spans two of them is a word by itself."""
     if not hasattr(tokenizer, "word_ends"):
         raise UserError("Dynamic tokenization merges within words: this tokenizer has none.")
     ids, ends = tokenizer.encode(text), tokenizer.word_ends(text)
-    first, last = np.searchsorted(ends, tokenizer.byte_spans(ids) - (0, 1), "right").T  # words of the first and last byte
+    first, last = np.searchsorted(ends, tokenizer.byte_spans(ids) - (0, 1), "right").T  # words of its outer bytes
     at = zip(first.tolist(), last.tolist(), ids.tolist(), strict=True)
     groups = itertools.groupby(at, key=lambda token: token[:2])
     return [tuple(tokenizer.token_bytes(token) for _, _, token in group) for _, group in groups]
@@ -45,11 +45,11 @@ class Merged(NamedTuple):
 
 
 def merge(batch: Sequence[Sequence[Word]], share: float = 1.0, merges: int | None = None) -> Merged:
-    """Join pairs until `share` of the tokens beyond one per word are gone, or after so many `merges`, or where no word has
-    two tokens left.
+    """Join pairs until `share` of the tokens beyond one per word are gone, or after so many `merges`, or where no word
+    has two tokens left.
 
-    `batch`: texts as `words_of` gives them. A pair counts wherever its tokens are neighbours; of equally frequent pairs the
-    first by their bytes is joined, everywhere from left to right.
+    `batch`: texts as `words_of` gives them. A pair counts wherever its tokens are neighbours; of equally frequent
+    pairs the first by their bytes is joined, everywhere from left to right.
     """
     if not 0 <= share <= 1 or (merges is not None and merges < 0):
         raise UserError("Merging takes a share between 0 and 1 of what can be merged, and at least 0 merges.")

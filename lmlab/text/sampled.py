@@ -47,12 +47,12 @@ def count_substrings(texts: Iterable[bytes], longest: int) -> collections.Counte
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """Draws Unigram tokenizers of `vocab_size` ids: all bytes, the most frequent substrings of the texts' pre-tokens of up
-    to `longest` bytes, BOS and EOS.
+    """Draws Unigram tokenizers of `vocab_size` ids: all bytes, the most frequent substrings of the texts' pre-tokens
+    of up to `longest` bytes, BOS and EOS.
 
-    Frequencies, which are the scores too, get normal noise whose size is drawn anew for each tokenizer, from a log-normal
-    law of median `noise` and deviation `spread`: most tokenizers follow their texts and some hardly do. (The paper's
-    parameters of the noise are known here as 1e-5 and 4; that they mean this is this code's reading.)
+    Frequencies, which are the scores too, get normal noise whose size is drawn anew for each tokenizer, from a
+    log-normal law of median `noise` and deviation `spread`: most tokenizers follow their texts and some hardly do.
+    (The paper's parameters of the noise are known here as 1e-5 and 4; that they mean this is this code's reading.)
     """
 
     vocab_size: int
@@ -62,7 +62,7 @@ class Sampler:
 
     def __post_init__(self):
         if self.vocab_size < 258 or self.longest < 2:
-            raise UserError("A sampled tokenizer has at least 258 ids (256 bytes, BOS and EOS) and tokens of two bytes.")
+            raise UserError("A sampled tokenizer has 258 ids or more (256 bytes, BOS and EOS) and tokens of two bytes.")
         if self.noise < 0 or self.spread < 0:
             raise UserError("Noise of sampled tokenizers is at least 0.")
 
@@ -72,13 +72,14 @@ class Sampler:
         counts = count_substrings(texts, self.longest)
         wanted = self.vocab_size - 258
         if len(counts) < wanted:
-            raise UserError(f"The texts are too few for a tokenizer of {self.vocab_size}: they give {len(counts) + 258}.")
+            raise UserError(f"The texts are too few for {self.vocab_size} ids: they give {len(counts) + 258}.")
         single = np.bincount(np.frombuffer(b"".join(texts), np.uint8), minlength=256)
         names = sorted(counts)  # in an order that does not depend on the texts', so that a draw is a function of rng
         size = max(1, sum(counts.values()) + int(single.sum()))
         scores = np.array([counts[name] for name in names]) / size
         if rng is not None and self.noise:
-            scores = scores + self.noise * math.exp(self.spread * rng.standard_normal()) * rng.standard_normal(len(names))
+            size_of_noise = self.noise * math.exp(self.spread * rng.standard_normal())
+            scores = scores + size_of_noise * rng.standard_normal(len(names))
         chosen = heapq.nsmallest(wanted, range(len(names)), key=lambda i: (-scores[i], i))
         vocabulary = [(letter, math.log(max(count / size, RARE))) for letter, count in zip(LETTERS, single)]
         for i in chosen:

@@ -68,8 +68,8 @@ def part_of(path):
 
 
 def decays(path, parameter):
-    """Weight decay of matrices only: a decayed norm, decay rate or time step drifts to a value that nobody chose. So would
-    what is "frozen": it has no gradient."""
+    """Weight decay of matrices only: a decayed norm, decay rate or time step drifts to a value that nobody chose. So
+    would what is "frozen": it has no gradient."""
     return parameter.ndim >= 2 and path[0].key != "frozen"
 
 

@@ -1,4 +1,4 @@
-"""Merging within a batch: texts stay what they are, words are never crossed, and each merge is the most frequent pair."""
+"""Merging within a batch: texts stay the same bytes, words are never crossed, each merge is the most frequent pair."""
 
 import collections
 
