@@ -4,9 +4,14 @@ import dataclasses
 from typing import Any
 
 from lmlab.data.corpora import StandardLibrary
+from lmlab.data.sampled_tokenizers import SampledTokenizers
 from lmlab.evaluation.bits_per_byte import BitsPerByte, Robustness
+from lmlab.models.hypernetwork import Hypernetwork, Retokenized
+from lmlab.models.two_way import TwoWay
+from lmlab.objectives.retokenized import PredictRows
 from lmlab.text.bpe import BPE
 from lmlab.text.bytes import ByteTokenizer
+from lmlab.text.sampled import Sampler
 from lmlab.training.optimizers import WSD, AdamW
 from lmlab.training.run import Run
 
@@ -55,4 +60,51 @@ class Setup:
 SPAN_SETUPS = {
     "smoke": Setup(StandardLibrary(2_000_000), 300_000, 4096, 256, 128, 3e-3, 20_000),
     "small": Setup(StandardLibrary(validation=0.005, test=0.03), 4_000_000, 8192, 512, 200, 3e-3, 40_000),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class HypernetworkSetup:
+    """A scale of what is learned over a frozen base model by drawing tokenizers."""
+
+    layers: int
+    width: int
+    d_ff: int
+    heads: int
+    pieces: int  # of a token, that are read
+    ids: int  # of a drawn tokenizer
+    texts: int  # windows that it is made from
+    old: int  # old tokens in a batch
+    steps: int
+    rows: int
+    length: int  # positions of a row
+    learning_rate: float
+    warm_up: int  # steps that old tokens alone are learned in
+    clip: float = 1.0
+
+    def run(self, base, evaluators=(BitsPerByte("test"),)):
+        """The Run that trains the hypernetwork, after the Run `base`."""
+        body = TwoWay(
+            f"T{self.layers}", self.width, self.d_ff, n_heads=self.heads, rotary_dim=self.width // self.heads // 2
+        )
+        return dataclasses.replace(
+            base,
+            model=Retokenized(self.ids, base.model, Hypernetwork(body, self.pieces)),
+            corruption=SampledTokenizers(Sampler(self.ids), self.rows, self.pieces, self.texts, self.old),
+            objective=PredictRows(teacher=base, warm_up=self.warm_up),
+            optimizer=AdamW(self.learning_rate, WSD(0.1, 0.2), weight_decay=0.01, clip=self.clip),
+            evaluators=evaluators,
+            steps=self.steps,
+            batch_size=self.rows,
+            length=self.length,
+            evaluate_every=self.steps // 4,
+            checkpoint_every=self.steps // 4,
+        )
+
+
+# Over a base of 400, 1,024 and 32,000 ids. At paper scale: ZeTT's for TinyLlama.
+HYPERNETWORKS = {
+    "smoke": HypernetworkSetup(1, 32, 64, 2, 4, 400, 16, 64, 40, 4, 128, 3e-3, 10),
+    "small": HypernetworkSetup(2, 96, 192, 4, 6, 1024, 64, 256, 280, 8, 200, 2e-3, 60),
+    "paper": HypernetworkSetup(3, 2048, 4096, 32, 7, 32_768, 2048, 1024, 200_000, 128, 128, 6e-5, 10_000, 0.1),
 }

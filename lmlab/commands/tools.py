@@ -26,7 +26,8 @@ def transfer(args):
     """`lmlab transfer DIR OUT --tokenizer FILE`."""
     from lmlab.convert.transfer import transfer
 
-    transfer(args.directory, args.out, args.tokenizer, args.method, args.source_tokenizer, args.donor, args.k)
+    more = args.source_tokenizer, args.donor, args.k, args.hypernetwork
+    transfer(args.directory, args.out, args.tokenizer, args.method, *more)
     print(args.out)
 
 

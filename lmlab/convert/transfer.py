@@ -8,6 +8,7 @@ import numpy as np
 
 from lmlab.errors import UserError
 from lmlab.models.hierarchy import Hierarchy
+from lmlab.models.hypernetwork import Retokenized, retokenized
 from lmlab.models.language_model import LanguageModel, init
 from lmlab.models.transfer import transferred
 from lmlab.runner import load_run, tokenizer_of
@@ -28,16 +29,22 @@ def tokenizer_at(path):
     return TokenizerFile(path).read()
 
 
-def transfer(directory, out, tokenizer=None, method="fvt", source=None, donor=None, k=64):
+def transfer(directory, out, tokenizer=None, method=None, source=None, donor=None, k=64, hypernetwork=None):
     """Write the model in `directory` as the new directory `out`, with rows for another tokenizer made by `method` (see
-    lmlab/models/transfer.py).
+    lmlab/models/transfer.py; None: "fvt") or by a hypernetwork.
 
-    `tokenizer`, `source`: the new and the old, see `tokenizer_at`; None: the donor's, and the directory's own. `donor`:
-    a directory, for "omp". UserError for models of chunks of bytes, and where model and tokenizer do not fit.
+    `tokenizer`, `source`: the new and the old, see `tokenizer_at`; None: the donor's, and the directory's own.
+    `donor`: a directory, for "omp". `hypernetwork`: the run directory of one that was trained for this model, or for
+    one that this was fine-tuned from: it reads the rows that the model has now. UserError for models of chunks of
+    bytes, and where model, tokenizer and hypernetwork do not fit.
     """
     checkpoints.absent(os.path.normpath(out))
     if tokenizer is None and donor is None:
         raise UserError("Name the new tokenizer with --tokenizer, or a --donor that has it.")
+    if hypernetwork is not None and not method and donor is None:
+        method = "hypernetwork"
+    if (method == "hypernetwork") != (hypernetwork is not None):
+        raise UserError("A hypernetwork (--hypernetwork DIR) is a method by itself: name no other, and no donor.")
     if k < 1:
         raise UserError(f"A sum has at least one row, not {k}.")
     _, model, params = load_run(directory)
@@ -45,9 +52,12 @@ def transfer(directory, out, tokenizer=None, method="fvt", source=None, donor=No
         raise UserError("Only a model of tokens one by one can change its tokenizer: this one reads chunks, or spans.")
     old, new = tokenizer_at(source or directory), tokenizer_at(tokenizer or donor)
     changed = model.clone(vocab_size=new.vocab_size)
-    donor = None if donor is None else load_run(donor)[2]
-    fresh = jax.tree.map(np.asarray, init(changed, jax.random.key(0)))
-    made = transferred(changed, fresh, params, old, new, method, donor, k)
+    if hypernetwork is not None:
+        made = _predicted(hypernetwork, model, params, old, new)
+    else:
+        donor = None if donor is None else load_run(donor)[2]
+        fresh = jax.tree.map(np.asarray, init(changed, jax.random.key(0)))
+        made = transferred(changed, fresh, params, old, new, method or "fvt", donor, k)
     texts = {}
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, TOKENIZER)
@@ -56,3 +66,21 @@ def transfer(directory, out, tokenizer=None, method="fvt", source=None, donor=No
             with open(path, encoding="utf-8") as f:
                 texts[TOKENIZER] = f.read()
     checkpoints.save_model(out, changed, made, texts)
+
+
+def _predicted(directory, model, params, old, new):
+    """Variables of `model` with the rows that the hypernetwork in `directory` makes from its own."""
+    run, trained, variables = load_run(directory)
+    if not isinstance(trained, Retokenized):
+        raise UserError(f"{directory} holds no hypernetwork.")
+    if trained.base != model:
+        raise UserError(f"The hypernetwork in {directory} was trained for another model.")
+    if _tokens(tokenizer_of(run, trained, directory)) != _tokens(old):
+        raise UserError(f"The hypernetwork in {directory} reads the tokens of another tokenizer than the model's.")
+    own = jax.tree.map(np.asarray, params["params"])
+    return retokenized(trained, {**variables, "frozen": {"model": own}}, old, new)
+
+
+def _tokens(tokenizer):
+    """The bytes of every id: what two tokenizers agree in whatever file they come from."""
+    return [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]

@@ -83,9 +83,9 @@ class LanguageModel(nn.Module):
 
 
 def forward(model, params, batch, key=None):
-    """`model`'s output for a batch: of its tokens and, if it has any, of the inputs of an encoder. `key`: in training,
-    for chunkers that draw their decisions."""
-    names = ("tokens", "segment_ids", "inputs", "input_segment_ids")
+    """`model`'s output for a batch: of its tokens and, if it has any, of the inputs of an encoder, or of how the tokens
+    are written by another tokenizer. `key`: in training, for chunkers that draw their decisions."""
+    names = ("tokens", "segment_ids", "inputs", "input_segment_ids", "pieces")
     noise = None if key is None else {"noise": key}
     return model.apply(params, *[batch[name] for name in names if name in batch], rngs=noise)
 

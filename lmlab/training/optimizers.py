@@ -68,14 +68,15 @@ def part_of(path):
 
 
 def decays(path, parameter):
-    """Weight decay of matrices only: a decayed norm, decay rate or time step drifts to a value that nobody chose."""
-    return parameter.ndim >= 2
+    """Weight decay of matrices only: a decayed norm, decay rate or time step drifts to a value that nobody chose. So
+    would what is "frozen": it has no gradient."""
+    return parameter.ndim >= 2 and path[0].key != "frozen"
 
 
 def released_decays(path, parameter):
     """What the released H-Net code decays, probably unintended: everything but the biases of convolutions and residual
     projections and Mamba-2's inner norm; so also the other norms, A_log, D, dt_bias and widening vectors."""
-    return path_names(path)[-1] not in ("bias", "conv_bias", "norm")
+    return path_names(path)[-1] not in ("bias", "conv_bias", "norm") and path[0].key != "frozen"
 
 
 DECAYS = {"matrices": decays, "released": released_decays}

@@ -12,12 +12,20 @@ from lmlab.cli import main
 from lmlab.convert.transfer import tokenizer_at
 from lmlab.models.build import hierarchy, transformer
 from lmlab.models.gpt2 import gpt2
+from lmlab.models.hypernetwork import Hypernetwork, Retokenized
 from lmlab.models.language_model import LanguageModel, init
+from lmlab.data.sampled_tokenizers import SampledTokenizers
 from lmlab.models.transfer import fvt, omp
+from lmlab.models.two_way import TwoWay
+from lmlab.objectives.retokenized import FromHypernetwork, PredictRows
+from lmlab.runner import load_run
 from lmlab.text.bpe import BPE, train_bpe
 from lmlab.text.bytes import ByteTokenizer
+from lmlab.text.pairs import Beside
+from lmlab.text.sampled import Sampler
 from lmlab.training import checkpoints
 from lmlab.training.loop import train
+from lmlab.training.optimizers import AdamW
 from tests.paths import data
 from tests.training import tiny
 
@@ -104,6 +112,47 @@ def test_to_gpt2s_published_tokenizer(folder, tmp_path, capsys):
     main(["convert", "gpt2", str(tmp_path / "out"), str(tmp_path / "back.safetensors")])
     assert json.loads((tmp_path / "back.json").read_text())["vocab_size"] == 50_257
     capsys.readouterr()
+
+
+def test_a_hypernetwork_is_trained_over_a_frozen_base_and_gives_it_any_tokenizer(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LMLAB_CACHE", str(tmp_path / "cache"))
+    base = LanguageModel(290, transformer(1, 16, 32, n_heads=2))
+    plain = dataclasses.replace(tiny.plain(tmp_path, batch_size=2), model=base, tokenizer=BPE(290), steps=4)
+    hypernetwork = dataclasses.replace(
+        plain,
+        model=Retokenized(290, base, Hypernetwork(TwoWay("T1", 16, 32, n_heads=2, rotary_dim=4), 4)),
+        corruption=SampledTokenizers(Sampler(290), 2, 4, 8, 16),
+        objective=PredictRows(teacher=plain, warm_up=2),
+    )
+    student = dataclasses.replace(
+        plain,
+        model=base.clone(vocab_size=300),
+        tokenizer=Beside(BPE(300), BPE(290), 1.5),
+        objective=FromHypernetwork(teacher=hypernetwork),
+        optimizer=AdamW(1e-9),
+    )
+    train(student, str(tmp_path / "student"))
+    of, before = str(tmp_path / "student-teacher"), str(tmp_path / "student-teacher-teacher")
+    (_, _, trained), (_, _, known), (_, _, begun) = (load_run(x) for x in (of, before, str(tmp_path / "student")))
+    jax.tree.map(np.testing.assert_array_equal, trained["frozen"]["model"], known["params"])  # by all its steps
+    assert np.any(trained["params"]["hypernetwork"]["wo"])
+    # The command makes the rows that the run began with.
+    tokenizer_at(str(tmp_path / "student")).save(tmp_path / "new.json")
+    run(before, tmp_path / "out", "--tokenizer", tmp_path / "new.json", "--hypernetwork", of)
+    model, params = lmlab.load(str(tmp_path / "out"))
+    assert model == student.model
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), params["params"], begun["params"])
+    capsys.readouterr()
+    for argv, said in (
+        ((tmp_path / "out", "--hypernetwork", of), "was trained for another model"),
+        ((before, "--hypernetwork", before), "holds no hypernetwork"),
+        ((before, "--hypernetwork", of, "--method", "fvt"), "name no other"),
+        ((before, "--method", "hypernetwork"), "name no other"),
+        ((before, "--hypernetwork", of, "--from", folder / "donor.json"), "tokens of another tokenizer"),
+    ):
+        with pytest.raises(SystemExit) as error:
+            run(argv[0], tmp_path / "none", "--tokenizer", "bytes", *argv[1:])
+        assert error.value.code == 2 and said in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
 def test_bad_input_ends_in_one_sentence_and_leaves_nothing(folder, tmp_path, capsys):

@@ -39,7 +39,8 @@ def test_the_loss_is_traced_in_bfloat16(name):
     run = RUNS[name]
     shapes = run.corruption.shapes(64) | getattr(run.tokenizer, "annotation_shapes", lambda length: {})(64)
     dtypes = {name: jnp.float32 if name == "weights" else jnp.int32 for name in shapes}
-    batch = {name: jax.ShapeDtypeStruct((2, *shape), dtypes[name]) for name, shape in shapes.items()}
+    rows = getattr(run.corruption, "rows", 2)  # of tokenizers that are drawn for a batch
+    batch = {name: jax.ShapeDtypeStruct((rows, *shape), dtypes[name]) for name, shape in shapes.items()}
     state = remembered(run.objective, run.model)
 
     def loss(params, batch, key):
