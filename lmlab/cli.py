@@ -102,8 +102,8 @@ def _parser():
     sub.add_argument("directory", metavar="DIR", help="run directory or converted model")
     sub.add_argument("out", metavar="OUT", help="new directory")
     sub.add_argument("--tokenizer", metavar="FILE", help="the new one: a tokenizer's file or folder, a run directory, or bytes")
-    sub.add_argument("--method", choices=["zero", "mean", "fvt", "focus", "tokenadapt", "omp"], default="fvt",
-                     help="of new rows (default: fvt)")
+    methods = ["zero", "mean", "random", "fvt", "focus", "tokenadapt", "tokenadapt_local", "tokenadapt_global", "omp"]
+    sub.add_argument("--method", choices=methods, default="fvt", help="of new rows (default: fvt)")
     sub.add_argument("--from", dest="source_tokenizer", metavar="FILE", help="the old one, where DIR does not hold it")
     sub.add_argument("--donor", metavar="DIR", help="for omp: a model with the new tokenizer, which then may be left out")
     sub.add_argument("--k", type=int, default=64, help="for omp: rows in a sum (default: 64)")
