@@ -41,8 +41,8 @@ PAPER = Paper(
 )
 
 SETUPS = {
-    "smoke": Setup(LibraryPart(6_000_000), 160_000, 4096, 256, 155, 3e-3, 10_000),
-    "small": Setup(LibraryPart(), 1_640_000, 4096, 512, 214, 3e-3, 40_000),
+    "smoke": Setup(LibraryPart(6_000_000, 0.02), 160_000, 4096, 256, 155, 3e-3, 10_000),
+    "small": Setup(LibraryPart(None, 0.02), 1_640_000, 4096, 512, 214, 3e-3, 40_000),
     "paper": Setup(LibraryPart(), 10_000_000_000, 2**20, 4096, 1024, 3e-4, 1_000_000, "bfloat16"),
 }
 STEPS = {"smoke": 40, "small": 80, "paper": 2_000}  # that a trained model goes on for

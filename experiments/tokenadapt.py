@@ -40,8 +40,8 @@ PAPER = Paper(
 )
 
 SETUPS = {
-    "smoke": Setup(LibraryPart(6_000_000), 160_000, 4096, 256, 155, 3e-3, 10_000),
-    "small": Setup(LibraryPart(), 1_640_000, 4096, 512, 214, 3e-3, 40_000),
+    "smoke": Setup(LibraryPart(6_000_000, 0.02), 160_000, 4096, 256, 155, 3e-3, 10_000),
+    "small": Setup(LibraryPart(None, 0.02), 1_640_000, 4096, 512, 214, 3e-3, 40_000),
     "paper": Setup(LibraryPart(), 100_000_000_000, 2**21, 8192, 2048, 3e-4, 1_000_000, "bfloat16"),
 }
 BASES = {"smoke": BPE(400, 1.54), "small": BPE(1024, 2.39), "paper": BPE(128_256, 4.4)}

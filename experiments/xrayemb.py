@@ -43,8 +43,8 @@ PAPER = Paper(
 )
 
 SETUPS = {
-    "smoke": Setup(LibraryPart(6_000_000), 160_000, 4096, 256, 155, 3e-3, 10_000),
-    "small": Setup(LibraryPart(), 1_480_000, 4096, 512, 214, 3e-3, 40_000),
+    "smoke": Setup(LibraryPart(6_000_000, 0.02), 160_000, 4096, 256, 155, 3e-3, 10_000),
+    "small": Setup(LibraryPart(None, 0.02), 1_480_000, 4096, 512, 214, 3e-3, 40_000),
     "paper": Setup(LibraryPart(), 10_000_000_000, 2**20, 4096, 1024, 3e-4, 1_000_000, "bfloat16"),
 }
 TOKENS = {"smoke": BPE(512, 1.65), "small": BPE(1024, 2.39), "paper": BPE(50_257, 4.2)}
@@ -96,7 +96,8 @@ def spelled(scale, objective, chance=1.0):
 def look_inside(scale):
     """Encoder and generator from the vocabulary; nothing decays, so that the host stays as it is."""
     run = of_steps(spelled(scale, LookInside(teacher=host(scale), at_once=128)), LOOK[scale])
-    return dataclasses.replace(run, optimizer=dataclasses.replace(run.optimizer, weight_decay=0.0), evaluators=())
+    still = dataclasses.replace(run.optimizer, weight_decay=0.0)
+    return dataclasses.replace(run, optimizer=still, evaluators=(), evaluate_every=run.steps)
 
 
 def untrained(scale):
