@@ -14,7 +14,8 @@ and BPE with multi-word tokens. And what the paper does: a trained model goes on
 training, their rows being means of their pieces' (fast vocabulary transfer, FVT) or drawn at random; the model that goes
 on without them says what the training alone brings.
 
-The paper classifies and tags texts of medicine, law and patents; here is only language modelling. It has 1,000, 2,500 and
+The paper classifies and tags texts of medicine, law and patents; here is only language modelling, so that multi-word tokens
+are also written: their rows in the head are made as those in the embedding. It has 1,000, 2,500 and
 5,000 multi-word tokens; its smaller vocabularies of the domain and its distilled students are left out. At paper scale the
 model is of GPT-2's size, which is chosen here.
 """
