@@ -1,7 +1,8 @@
 """MWT: multi-word tokenization for sequence compression (Gee et al., EMNLP 2023).
 
-The paper's claim: frequent pairs and triples of words as single tokens shorten sequences, and a model that is fine-tuned
-with them, their vectors made of those of their pieces, loses next to nothing and reads more of a text that is cut.
+The paper's claim: frequent pairs and triples of words as single tokens shorten sequences, and a model that is
+fine-tuned with them, their vectors made of those of their pieces, loses next to nothing and reads more of a text that
+is cut.
 
     lmlab table mwt --scale smoke
     lmlab table mwt --scale small [--corpus PATH]
@@ -11,12 +12,12 @@ Pairs and triples of words are counted in the training text, documentation in En
 tokens before BPE is asked. Three things are measured. How much shorter that makes text, by how many there are, with no
 model trained. What models from scratch make of it at equal FLOPs per byte: BPE, BPE with as many ids as both together,
 and BPE with multi-word tokens. And what the paper does: a trained model goes on with them, as it is and after a short
-training, their rows being means of their pieces' (fast vocabulary transfer, FVT) or drawn at random; the model that goes
-on without them says what the training alone brings.
+training, their rows being means of their pieces' (fast vocabulary transfer, FVT) or drawn at random; the model that
+goes on without them says what the training alone brings.
 
-The paper classifies and tags texts of medicine, law and patents; here is only language modelling, so that multi-word tokens
-are also written: their rows in the head are made as those in the embedding. It has 1,000, 2,500 and
-5,000 multi-word tokens; its smaller vocabularies of the domain and its distilled students are left out. At paper scale the
+The paper classifies and tags texts of medicine, law and patents; here is only language modelling, so that multi-word
+tokens are also written: their rows in the head are made as those in the embedding. It has 1,000, 2,500 and 5,000
+multi-word tokens; its smaller vocabularies of the domain and its distilled students are left out. At paper scale the
 model is of GPT-2's size, which is chosen here.
 """
 
@@ -37,8 +38,8 @@ PAPER = Paper(
     title="Multi-Word Tokenization for Sequence Compression",
     year=2023,
     url="EMNLP 2023, industry track",
-    claim="The most frequent word pairs and triples as tokens, their vectors from those of their pieces, shorten sequences "
-    "at next to no loss.",
+    claim="The most frequent word pairs and triples as tokens, their vectors from those of their pieces, shorten "
+    "sequences at next to no loss.",
 )
 
 SETUPS = {

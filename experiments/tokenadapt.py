@@ -1,22 +1,23 @@
 """TokenAdapt and supertokens: achieving tokenizer flexibility in language models through heuristic adaptation and
 supertoken learning (2025; known here by its abstract and secondary texts).
 
-The paper's claims: rows for new tokens that mix a local estimate, from the old tokens that write the new one, with a global
-one, from the old tokens that mean the like, keep more of a model than either and than ReTok and TransTokenizer, at least
-twice as much in ratios of perplexity; and supertokens of several words, learned by a BPE whose pre-tokenizer lets random
-chunks of text through, compress more.
+The paper's claims: rows for new tokens that mix a local estimate, from the old tokens that write the new one, with a
+global one, from the old tokens that mean the like, keep more of a model than either and than ReTok and TransTokenizer,
+at least twice as much in ratios of perplexity; and supertokens of several words, learned by a BPE whose pre-tokenizer
+lets random chunks of text through, compress more.
 
     lmlab table tokenadapt --scale smoke
     lmlab table tokenadapt --scale small [--corpus PATH]
     lmlab show tokenadapt --scale paper      a model of Llama 3.2's 1B shape
 
-A base model over BPE tokens is trained, and then scored without training under two new tokenizers learned from the same
-text: a larger BPE, and supertokens. New rows are the mean of all, the mean of the pieces (ReTok's; FVT), TokenAdapt's local
-estimate, its global one, or both.
+A base model over BPE tokens is trained, and then scored without training under two new tokenizers learned from the
+same text: a larger BPE, and supertokens. New rows are the mean of all, the mean of the pieces (ReTok's; FVT),
+TokenAdapt's local estimate, its global one, or both.
 
-Where the paper asks a model of texts how like two tokens are, hashed n-grams of their bytes stand in, which know the spelling
-and not the sense: so the global estimate is poorer here. The share of 0.3 and the temperature of 0.3 are from a secondary
-text. How many words a chunk has is drawn with chances chosen here. TransTokenizer, which aligns parallel text, is left out.
+Where the paper asks a model of texts how like two tokens are, hashed n-grams of their bytes stand in, which know the
+spelling and not the sense: so the global estimate is poorer here. The share of 0.3 and the temperature of 0.3 are from
+a secondary text. How many words a chunk has is drawn with chances chosen here. TransTokenizer, which aligns parallel
+text, is left out.
 """
 
 from lmlab.comparison import Setup
@@ -35,8 +36,8 @@ PAPER = Paper(
     title="Achieving Tokenizer Flexibility in Language Models through Heuristic Adaptation and Supertoken Learning",
     year=2025,
     url="abstract only",
-    claim="New rows from pieces and from alike tokens together keep more of a model than earlier heuristics, and supertokens "
-    "of several words compress more.",
+    claim="New rows from pieces and from alike tokens together keep more of a model than earlier heuristics, and "
+    "supertokens of several words compress more.",
 )
 
 SETUPS = {

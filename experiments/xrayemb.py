@@ -1,23 +1,25 @@
-"""XRayEmb: learning to look inside, augmenting token-based encoders with character-level information (Pinter et al. 2021).
+"""XRayEmb: learning to look inside, augmenting token-based encoders with character-level information (Pinter et al.
+2021).
 
-The paper's claim: an encoder that makes vectors of words from their characters, and a generator that spells vectors, both
-fitted to a trained model of tokens, help it where words fall into many tokens, most in text that is not standard English.
+The paper's claim: an encoder that makes vectors of words from their characters, and a generator that spells vectors,
+both fitted to a trained model of tokens, help it where words fall into many tokens, most in text that is not standard
+English.
 
     lmlab table xrayemb --scale smoke
     lmlab table xrayemb --scale small [--corpus PATH]
     lmlab show xrayemb --scale paper
 
 A model over BPE tokens, the host, is trained. Encoder and generator then learn from its vocabulary alone: vectors like
-the tokens' rows, rows spelled, and there and back again in both directions; a tenth of the tokens is held out. From then
-on every word of several tokens stands as one position, read by the encoder's vector and written by the generator. Arms:
-the host, and the host trained further; the retrofitted model as it is; trained further on text; that without what the
-vocabulary taught; and with half of the words replaced in training.
+the tokens' rows, rows spelled, and there and back again in both directions; a tenth of the tokens is held out. From
+then on every word of several tokens stands as one position, read by the encoder's vector and written by the generator.
+Arms: the host, and the host trained further; the retrofitted model as it is; trained further on text; that without
+what the vocabulary taught; and with half of the words replaced in training.
 
-Bits per byte are of the same text for all. A text whose words are spelled has one more way to be written, as its tokens, which
-no probability is counted for, so that they are no less than the model's own. The host is a causal model of tied rows, as the
-paper's GPT-2 is; its BERT and RoBERTa, and the tagging and the classification that the paper scores, are not here. Encoder
-and generator are GRUs, where the paper tries several; the weights of the losses are 1. At paper scale the host is GPT-2's
-shape.
+Bits per byte are of the same text for all. A text whose words are spelled has one more way to be written, as its
+tokens, which no probability is counted for, so that they are no less than the model's own. The host is a causal model
+of tied rows, as the paper's GPT-2 is; its BERT and RoBERTa, and the tagging and the classification that the paper
+scores, are not here. Encoder and generator are GRUs, where the paper tries several; the weights of the losses are 1.
+At paper scale the host is GPT-2's shape.
 """
 
 import dataclasses
@@ -39,7 +41,8 @@ PAPER = Paper(
     title="Learning to Look Inside: Augmenting Token-Based Encoders with Character-Level Information",
     year=2021,
     url="abstract only",
-    claim="A character encoder and a generator retrofitted to a trained model of tokens help it, most on non-standard English.",
+    claim="A character encoder and a generator retrofitted to a trained model of tokens help it, most on non-standard "
+    "English.",
 )
 
 SETUPS = {
@@ -154,7 +157,7 @@ INSIDE = Table(
         Column("spelled", "Spelled", "% of tokens held out", "higher", 1),
         Column("spelled/known", "Spelled", "% of the others", "higher", 1),
     ),
-    note="Recovered: the token's own row is the nearest to the vector of its characters. Spelled: exactly, from its row.",
+    note="Recovered: the token's own row is the nearest to the vector of its characters. Spelled: exactly, from it.",
 )
 
 EXPERIMENT = Experiment(

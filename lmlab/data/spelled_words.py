@@ -1,6 +1,7 @@
 """Windows in which words of several tokens stand as one position, with their characters beside (XRayEmb).
 
-A character is a byte. A word is a run of letters with the space before it, a letter being one of ASCII or any byte above.
+A character is a byte. A word is a run of letters with the space before it, a letter being one of ASCII or any byte
+above.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ NONE = -1  # behind the last character
 
 @dataclasses.dataclass(frozen=True)
 class SpelledWords(NextTokens):
-    """`NextTokens`, but that words of two tokens or more and at most `longest` bytes are one position each: the id above
+    """`NextTokens`, but words of two tokens or more and at most `longest` bytes are one position each: the id above
     the tokenizer's as token and as target. "inputs", int32 [B, words, longest]: their bytes, -1 behind each;
     "input_segment_ids", int32 [B, words]: the position that a word stands at, 0 where there is none.
 
@@ -126,8 +127,8 @@ class SpelledWindows(Windows):
 
 
 def spelled_vocabulary(tokenizer, longest, held_out=0.1, seed=0):
-    """(characters int32 [V, longest], -1 behind; known, held: bool [V]): of the tokens of at most `longest` bytes, those
-    to learn from, and the share `held_out`, drawn from those of two bytes or more, to be asked."""
+    """(characters int32 [V, longest], -1 behind; known, held: bool [V]): of the tokens of at most `longest` bytes,
+    those to learn from, and the share `held_out`, drawn from those of two bytes or more, to be asked."""
     each = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
     characters = np.full((len(each), longest), NONE, np.int32)
     fits = np.array([0 < len(data) <= longest for data in each])

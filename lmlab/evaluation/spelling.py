@@ -29,9 +29,9 @@ class VocabularySpelling:
     split: str = "test"  # not looked at: the vocabulary is
 
     def __call__(self, model, params, data):
-        """Of tokens held out: {"recovered": % whose own row is the nearest, by cosine and of all tokens, to the vector of
-        their characters; "spelled": % that are written exactly from their row}; "recovered/known" and "spelled/known",
-        likewise of the others."""
+        """Of tokens held out: {"recovered": % whose own row is the nearest, by cosine and of all tokens, to the vector
+        of their characters; "spelled": % that are written exactly from their row}; "recovered/known" and
+        "spelled/known", likewise of the others."""
         characters, known, held = spelled_vocabulary(data.baked.tokenizer, model.longest)
         rows = np.asarray(params["params"]["embedding"], np.float32)[: len(known)]
         asked = np.flatnonzero(known | held)

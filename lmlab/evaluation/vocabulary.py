@@ -11,8 +11,8 @@ from lmlab.evaluation.study import Study
 
 
 def spent(counts, tokenizer, source_bytes):
-    """{"types": % of the ids that occur; "unigram_bpb": bits per byte of the tokens by their own frequencies; "phrases": %
-    of the tokens that go over a space}. `counts`: of every id in the text [V]."""
+    """{"types": % of the ids that occur; "unigram_bpb": bits per byte of the tokens by their own frequencies;
+    "phrases": % of the tokens that go over a space}. `counts`: of every id in the text [V]."""
     over = np.array([b" " in tokenizer.token_bytes(i).strip() for i in range(len(counts))])
     seen = counts[counts > 0]
     bits = float(np.sum(seen * np.log2(seen.sum() / seen)))

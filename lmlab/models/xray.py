@@ -2,7 +2,8 @@
 vector, beside the tokens of a trained model.
 
 Words of several tokens stand as one position each (lmlab/data/spelled_words.py). What the model reads there is the
-encoder's vector, and where it expects one it spells it with the generator, so that the text keeps its exact code length.
+encoder's vector, and where it expects one it spells it with the generator, so that the text keeps its exact code
+length.
 """
 
 from typing import NamedTuple
@@ -34,8 +35,8 @@ class SpelledOutput(NamedTuple):
 
 
 class CharacterGRU(nn.Module):
-    """Characters' vectors [M, W, E] -> states [directions, M, W, H] float32; the second direction reads from the last of
-    `length_M` characters back, and its states are in the order in which it reads."""
+    """Characters' vectors [M, W, E] -> states [directions, M, W, H] float32; the second direction reads back from the
+    last of `length_M` characters, and its states are in the order in which it reads."""
 
     d_character: int
     d_hidden: int
@@ -80,7 +81,7 @@ class CharacterEncoder(nn.Module):
         self.out = parameter(self, "out", normal(0.02), (2 * self.d_hidden, self.d_model), (None, "embed"))
 
     def __call__(self, chance_MWC, length_M):
-        """The chance of each byte at each place [M, W, 256] -> [M, D] float32. What lies behind `length_M` is not read."""
+        """Chances of bytes at each place [M, W, 256] -> [M, D] float32. What lies behind `length_M` is not read."""
         h_NMWH = self.gru(linear(chance_MWC.astype(self.embedding.dtype), self.embedding), length_M)
         last_M = jnp.maximum(length_M - 1, 0)
         forward_MH = jnp.take_along_axis(h_NMWH[0], last_M[:, None, None], axis=1)[:, 0]

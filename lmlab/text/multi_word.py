@@ -69,7 +69,8 @@ class MultiWord:
         counts = count_phrases(documents, self.longest)
         ranked = sorted((-count, phrase) for phrase, count in counts.items() if count > 1)
         if len(ranked) < self.phrases:
-            raise UserError(f"The corpus is too small for {self.phrases} multi-word tokens: it yields only {len(ranked)}.")
+            found = f"it yields only {len(ranked)}"
+            raise UserError(f"The corpus is too small for {self.phrases} multi-word tokens: {found}.")
         kept = tuple(phrase for _, phrase in ranked[: self.phrases])
         return MultiWordTokenizer(self.base.train(documents), kept, self.bytes_per_token)
 
@@ -81,7 +82,7 @@ class MultiWord:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} holds no readable multi-word tokens ({error}).") from error
         if len(phrases) != self.phrases:
-            raise UserError(f"{path} holds {len(phrases)} multi-word tokens, not the {self.phrases} that were asked for.")
+            raise UserError(f"{path} holds {len(phrases)} multi-word tokens, not {self.phrases} as were asked for.")
         with tempfile.TemporaryDirectory() as folder:
             file = pathlib.Path(folder) / "base.json"
             if base is not None:
@@ -125,7 +126,7 @@ class MultiWordTokenizer(Tokens):
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Short name, fit for a folder name: the base's, how many phrases, and the first 48 bits of a hash of all tokens."""
+        """Short name, fit for a folder name: the base's, how many phrases, and 48 bits of a hash of all tokens."""
         return f"{self.base.fingerprint}-phrases{len(self.phrases)}-{self._digest}"
 
     def encode(self, data: bytes) -> np.ndarray:

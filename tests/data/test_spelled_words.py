@@ -12,7 +12,10 @@ from lmlab.errors import UserError
 from lmlab.text.bpe import train_bpe
 from lmlab.text.multi_word import LETTER
 
-TEXTS = [b"the reader reads (readability) of unread_books, naively; notwithstanding x " * 4, "é naïveté  reader's\n".encode() * 9]
+TEXTS = [
+    b"the reader reads (readability) of unread_books, naively; notwithstanding x " * 4,
+    "é naïveté  reader's\n".encode() * 9,
+]
 TOKENIZER = train_bpe(TEXTS, 290)
 STREAM = stream_of(TEXTS, TOKENIZER)
 WORD, LENGTH = TOKENIZER.vocab_size, 24
@@ -25,7 +28,8 @@ def windows(**changes):
 def texts_of(row, key):
     """Bytes of each position that a row reads ("tokens") or is asked for ("targets")."""
     at = row["input_segment_ids"] - (key == "targets")
-    words = {int(p): bytes(int(c) for c in w if c >= 0) for p, q, w in zip(at, row["input_segment_ids"], row["inputs"]) if q}
+    there = row["input_segment_ids"] > 0
+    words = {int(p): bytes(int(c) for c in w if c >= 0) for p, w in zip(at[there], row["inputs"][there])}
     return [words[i] if t == WORD else TOKENIZER.token_bytes(int(t)) for i, t in enumerate(row[key])]
 
 

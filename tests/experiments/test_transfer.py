@@ -34,7 +34,8 @@ def test_another_corpus_is_the_teachers_too(path):
 def test_ways_to_make_rows_differ_in_nothing_else(scale):
     mwt, tokenadapt = experiment.load("mwt"), experiment.load("tokenadapt")
     pairs = [(mwt, "fvt", "random"), (mwt, "fvt_untrained", "random_untrained")]
-    pairs += [(tokenadapt, f"{kind}_hybrid", f"{kind}_{name}") for kind in ("bpe", "super") for name in ("local", "global")]
+    kinds = [(kind, name) for kind in ("bpe", "super") for name in ("local", "global")]
+    pairs += [(tokenadapt, f"{kind}_hybrid", f"{kind}_{name}") for kind, name in kinds]
     for found, *arms in pairs:
         one, other = (found.resolve(arm, scale) for arm in arms)
         assert one.objective.method != other.objective.method

@@ -44,7 +44,8 @@ def test_a_host_is_kept_by_the_vocabulary_and_taken_over_by_the_text(tmp_path):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), params["params"], own)
 
     # One tokenizer for both: a model that goes on as it is.
-    more = Transferred(teacher=host).begin(host.model, init(host.model, jax.random.key(3)), hosted, data.baked.tokenizer)
+    other = init(host.model, jax.random.key(3))
+    more = Transferred(teacher=host).begin(host.model, other, hosted, data.baked.tokenizer)
     jax.tree.map(np.testing.assert_array_equal, more, jax.tree.map(np.asarray, hosted))
 
     with pytest.raises(UserError, match="only where its backbone is"):
