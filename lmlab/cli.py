@@ -102,7 +102,9 @@ def _parser():
     sub.add_argument("directory", metavar="DIR", help="run directory or converted model")
     sub.add_argument("out", metavar="OUT", help="new directory")
     sub.add_argument("--tokenizer", metavar="FILE", help="the new one: a tokenizer's file or folder, a run directory, or bytes")
-    sub.add_argument("--method", choices=["zero", "mean", "fvt", "focus", "tokenadapt", "omp", "hypernetwork"],
+    methods = ("zero", "mean", "random", "fvt", "focus", "tokenadapt", "tokenadapt_local", "tokenadapt_global", "omp",
+               "hypernetwork")
+    sub.add_argument("--method", choices=methods,
                      help="of new rows (default: fvt, or the hypernetwork if there is one)")
     sub.add_argument("--from", dest="source_tokenizer", metavar="FILE", help="the old one, where DIR does not hold it")
     sub.add_argument("--donor", metavar="DIR", help="for omp: a model with the new tokenizer, which then may be left out")

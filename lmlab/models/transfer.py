@@ -4,6 +4,8 @@ Each function takes the old rows [V, D] and two tokenizers (see lmlab/text), and
 that both have, byte for byte, keeps its row, as do BOS and EOS.
 """
 
+import functools
+
 import numpy as np
 
 from lmlab.errors import UserError
@@ -43,6 +45,13 @@ def zero(embedding_VD, old, new):
 def mean(embedding_VD, old, new):
     """The mean of all old rows for every new token."""
     return _kept(embedding_VD, old, new, _mean(embedding_VD, old))
+
+
+def random(embedding_VD, old, new, seed=0):
+    """Normal numbers for every new token, with the mean and standard deviation of the old rows in each channel."""
+    rows = embedding_VD[: old.vocab_size].astype(np.float64)
+    noise = np.random.default_rng(seed).standard_normal((new.vocab_size, rows.shape[1]))
+    return _kept(embedding_VD, old, new, rows.mean(0) + rows.std(0) * noise)
 
 
 def fvt(embedding_VD, old, new):
@@ -147,7 +156,8 @@ def omp(embedding_VD, old, new, donor_VA=None, k=64):
 def tokenadapt(embedding_VD, old, new, neighbours=5, share=0.3, temperature=0.3):
     """(1 - share) of the mean of a new token's pieces, weighted by likeness and length, and `share` of the mean of the
     old tokens nearest to it, weighted by the softmax of likeness / temperature (TokenAdapt, from "Achieving
-    Tokenizer Flexibility in Language Models through Heuristic Adaptation and Supertoken Learning", 2025).
+    Tokenizer Flexibility in Language Models through Heuristic Adaptation and Supertoken Learning", 2025). `share` 0
+    is its local estimate alone, 1 its global one.
 
     Likeness is that of `grams`, where the paper asks a model of texts; how likeness and length weigh a piece, here by
     their mean, is this code's choice.
@@ -171,7 +181,17 @@ def tokenadapt(embedding_VD, old, new, neighbours=5, share=0.3, temperature=0.3)
     return _kept(embedding_VD, old, new, fill)
 
 
-METHODS = {"zero": zero, "mean": mean, "fvt": fvt, "focus": focus, "tokenadapt": tokenadapt, "omp": omp}
+METHODS = {
+    "zero": zero,
+    "mean": mean,
+    "random": random,
+    "fvt": fvt,
+    "focus": focus,
+    "tokenadapt": tokenadapt,
+    "tokenadapt_local": functools.partial(tokenadapt, share=0.0),
+    "tokenadapt_global": functools.partial(tokenadapt, share=1.0),
+    "omp": omp,
+}
 
 
 def transferred(model, params, teacher, old, new, method, donor=None, k=64):

@@ -26,10 +26,11 @@ class Transferred(NextToken):
     k: int = 64
 
     def begin(self, model, params, teacher, tokenizer, donor=None):
-        """Parameters before the first step, as NumPy arrays: from fresh ones, the teacher's, both tokenizers, and the
-        donor's."""
+        """Parameters before the first step, as NumPy arrays: from fresh ones, the teacher's, both tokenizers (one alone
+        is both's), and the donor's."""
         if not self.method:
             return params
         if model.backbone != self.teacher.model.backbone:
             raise UserError("A model takes over the teacher's weights only where its backbone is the teacher's.")
-        return transferred(model, params, teacher, tokenizer.teacher, tokenizer.student, self.method, donor, self.k)
+        old, new = (getattr(tokenizer, name, tokenizer) for name in ("teacher", "student"))
+        return transferred(model, params, teacher, old, new, self.method, donor, self.k)

@@ -113,9 +113,9 @@ def _converted(run, directory):
 
 def _taught(run, state, shardings, tokenizer, before):
     """The state before the first step of a run whose objective has a teacher, and perhaps a donor: `before`, {name:
-    (parameters, tokenizer)}. UserError where these were not trained with the two tokenizers of the run."""
+    (parameters, tokenizer)}. UserError where these were not trained with the tokenizers of the run."""
     for name, own in (("teacher", "teacher"), ("donor", "student")):
-        expected = getattr(tokenizer, own, tokenizer)
+        expected = getattr(tokenizer, own, tokenizer)  # without a pair of tokenizers both read the text in one
         if name in before and expected.fingerprint != before[name][1].fingerprint:
             raise UserError(f"The run reads the text in other tokens than those that its {name} was trained with.")
     teacher, donor = (before.get(name, (None,))[0] for name in ("teacher", "donor"))

@@ -19,9 +19,31 @@ def test_students_differ_in_their_objective_alone(scale):
         assert taught.tokenizer.teacher == taught.objective.teacher.tokenizer
 
 
-@pytest.mark.parametrize("path", ["alm/bytes_alm", "omp_transplant/omp"])
+@pytest.mark.parametrize(
+    "path", ["alm/bytes_alm", "omp_transplant/omp", "mwt/fvt", "tokenadapt/super_hybrid", "xrayemb/trained"]
+)
 def test_another_corpus_is_the_teachers_too(path):
     found, arm = experiment.find(path)
     run = found.resolve(arm, "smoke", corpus="text")
     others = [run.objective.teacher, *([run.objective.donor] if run.objective.donor else [])]
+    others += [getattr(other.objective, "teacher", None) or other for other in others]
     assert all(other.corpus == run.corpus for other in others) and run.corpus.path.endswith("text")
+
+
+@pytest.mark.parametrize("scale", ["smoke", "small", "paper"])
+def test_ways_to_make_rows_differ_in_nothing_else(scale):
+    mwt, tokenadapt = experiment.load("mwt"), experiment.load("tokenadapt")
+    pairs = [(mwt, "fvt", "random"), (mwt, "fvt_untrained", "random_untrained")]
+    kinds = [(kind, name) for kind in ("bpe", "super") for name in ("local", "global")]
+    pairs += [(tokenadapt, f"{kind}_hybrid", f"{kind}_{name}") for kind, name in kinds]
+    for found, *arms in pairs:
+        one, other = (found.resolve(arm, scale) for arm in arms)
+        assert one.objective.method != other.objective.method
+        assert dataclasses.replace(one, objective=other.objective) == other
+        assert one.objective.teacher == other.objective.teacher
+    assert mwt.resolve("fvt", scale).steps == mwt.resolve("continued", scale).steps
+    xray = experiment.load("xrayemb")
+    assert xray.resolve("trained", scale).steps == xray.resolve("continued", scale).steps
+    looked, host = xray.resolve("trained", scale).objective.teacher, xray.resolve("host", scale)
+    assert looked.objective.teacher == xray.resolve("text_only", scale).objective.teacher == host
+    assert looked.optimizer.weight_decay == 0

@@ -72,6 +72,21 @@ def test_tokenadapt_lies_between_pieces_and_neighbours():
     np.testing.assert_allclose(mixed, 0.75 * local + 0.25 * near, atol=1e-6)
 
 
+def test_local_and_global_are_tokenadapts_two_parts():
+    parts = [METHODS[f"tokenadapt_{name}"](ROWS, A, B).astype(np.float64) for name in ("local", "global")]
+    np.testing.assert_allclose(METHODS["tokenadapt"](ROWS, A, B), 0.7 * parts[0] + 0.3 * parts[1], atol=1e-6)
+    assert np.abs(parts[0] - parts[1])[fresh()].max() > 0.1
+
+
+def test_random_rows_are_distributed_as_the_old_ones():
+    rows = 3 + ROWS * np.linspace(0.1, 2, 24, dtype=np.float32)
+    many = train_bpe([bytes(RNG.integers(97, 123, 20_000).tolist())], 900)
+    made = transfer.random(rows, A, many)[fresh(many)]
+    assert np.abs((made.mean(0) - rows.mean(0)) / rows.std(0)).max() < 0.2
+    assert np.abs(made.std(0) / rows.std(0) - 1).max() < 0.2
+    np.testing.assert_array_equal(made, transfer.random(rows, A, many)[fresh(many)])
+
+
 def test_sparsemax_is_the_nearest_point_of_the_simplex():
     x = RNG.standard_normal((20, 7)) * 2
     p = sparsemax(x)
