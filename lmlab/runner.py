@@ -72,7 +72,7 @@ def _measure(study, directory, arm):
         result = {
             "arm": arm,
             "seed": study.seed,
-            **dict.fromkeys(("steps", "train_bytes", "train_flops", "parameters", "flops_per_byte"), 0),
+            **_cost(study, directory),
             "seconds": time.perf_counter() - began,
             "metrics": metrics,
             "provenance": {"commits": commits(directory), "date": _now(), "machine": machine()},
@@ -82,11 +82,28 @@ def _measure(study, directory, arm):
 
 
 def measured(study, directory):
-    """What a study in `directory` measures, once its models are trained beside it."""
+    """What a study in `directory` measures, once its models are trained beside it, in the precision of their runs."""
     from lmlab.training.loop import train
+    from lmlab.training.precision import compute_copy
 
-    firsts = study.precursors(os.fspath(directory).rstrip("/")).items()
-    return study.measure(**{name: (run.model, *train(run, where)) for name, (run, where) in firsts})
+    trained = {}
+    for name, (run, where) in study.precursors(os.fspath(directory).rstrip("/")).items():
+        params, data = train(run, where)
+        trained[name] = run.model, compute_copy(params, run.precision), data
+    return study.measure(**trained)
+
+
+def _cost(study, directory):
+    """What the models of a study took, all together."""
+    firsts = study.precursors(os.fspath(directory).rstrip("/")).values()
+    lasts = [read_metrics(where)[0][-1] for _, where in firsts]
+    return {
+        "steps": sum(run.steps for run, _ in firsts),
+        "train_bytes": sum(last["bytes"] for last in lasts),
+        "train_flops": sum(last["flops"] for last in lasts),
+        "parameters": sum(_parameters(run) for run, _ in firsts),
+        "flops_per_byte": 0,
+    }
 
 
 def _now():

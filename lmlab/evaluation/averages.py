@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from lmlab.data.bake import bake
 from lmlab.decoding.byte_ensembles import ByteEnsemble
 from lmlab.decoding.exact_bytes import ExactBytes
+from lmlab.errors import UserError
+from lmlab.evaluation.exact_bytes import LEAST
 from lmlab.evaluation.study import Study
 
 
@@ -15,7 +18,7 @@ from lmlab.evaluation.study import Study
 class Averages(Study):
     """Bits per byte of the first `size` bytes of `documents` test documents: of two models by their exact next-byte
     distributions, and of these averaged (Phan et al. 2024, arXiv 2410.09303, section 5). The two read one corpus and are
-    trained for this."""
+    trained for this. A byte that a model thinks impossible costs it 30 bits."""
 
     first: Any = None  # Runs
     second: Any = None
@@ -23,7 +26,11 @@ class Averages(Study):
     size: int = 100  # bytes
 
     def check(self):
-        """Nothing that training does not say."""
+        """UserError if the text is not there or too small for the tokenizers."""
+        for run in (self.first, self.second):
+            if run.corpus != self.corpus:
+                raise UserError("Models that are averaged read one corpus, which is the study's.")
+            bake(run.corpus, run.tokenizer)
 
     def precursors(self, directory=""):
         """The two."""
@@ -56,7 +63,7 @@ class Averages(Study):
                 there = [row for row, document in enumerate(group) if at < len(document)]
                 true = [group[row][at] for row in there]
                 for name, texts in zip(bits, ways, strict=True):
-                    bits[name] -= float(np.log2(texts.next_bytes()[there, true]).sum())
+                    bits[name] -= float(np.log2(np.maximum(texts.next_bytes()[there, true], LEAST)).sum())
                 ways[2].feed([document[at] if at < len(document) else None for document in group])
             count += sum(map(len, group))
         result = {name: value / count for name, value in bits.items()}

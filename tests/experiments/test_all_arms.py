@@ -126,7 +126,7 @@ def test_a_study_measures_what_its_tables_show(name, arm, tmp_path):
     measured = runner.measured(study, tmp_path / "study")
     assert all(isinstance(v, float) and np.isfinite(v) for v in measured.values())
     assert shown & set(measured) and set(measured) <= shown | {"bytes"}
-    assert measured == runner.measured(study.seeded(study.seed), tmp_path / "study")
+    assert measured == runner.measured(study.seeded(study.seed), tmp_path / "again")
 
 
 @pytest.fixture(scope="module")
