@@ -9,8 +9,9 @@ million such tokens, of which an approximate search for near neighbours looks at
     lmlab show dynamic_tokenization --scale paper      a model of TinyLlama's shape
 
 Both arms read the same base model: further tokens get the mean of their pieces' rows (FVT), or those that a
-hypernetwork predicts, trained as ZeTT's. Neither model is adapted; the authors train LoRA adapters for encoders. Three
-tables:
+hypernetwork predicts, trained as ZeTT's. It reads a token's first few pieces alone, the mean all of them; the tables
+show for how many tokens that leaves something out. Neither model is adapted; the authors train LoRA adapters for
+encoders. Three tables:
 
 - prompts: the first half of a text is merged, by a share of what words allow, and the second predicted in the model's
   own tokens, as they prefill Mistral.
@@ -106,6 +107,7 @@ ENCODING = Table(
         *by_share("match", "% found", "higher", 1),
         Column("match_chance", "By chance", "% found", None, 1),
         *by_share("shorter", "% fewer tokens", None, 1),
+        *by_share("truncated", "% read in part", "lower", 1)[1:],
     ),
     note="Vectors are means of the states of a model that sees to the left.",
 )
@@ -117,6 +119,7 @@ LARGE = Table(
         Column("large_ids", "Ids", "", None, 0),
         Column("own_bytes_per_token", "Token", "bytes, own", None, 2),
         Column("large_bytes_per_token", "Token", "bytes, large", None, 2),
+        Column("truncated", "Words", "% read in part", "lower", 1),
         Column("large_bpb", "All ids", "bits per byte", "lower", 3),
         Column("recall_1", "Likeliest", "% found", "higher", 1),
         Column("recall_10", "Of ten likeliest", "% found", "higher", 1),

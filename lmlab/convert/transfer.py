@@ -41,9 +41,9 @@ def transfer(directory, out, tokenizer=None, method=None, source=None, donor=Non
     checkpoints.absent(os.path.normpath(out))
     if tokenizer is None and donor is None:
         raise UserError("Name the new tokenizer with --tokenizer, or a --donor that has it.")
-    if hypernetwork is not None and not method and donor is None:
-        method = "hypernetwork"
-    if (method == "hypernetwork") != (hypernetwork is not None):
+    if hypernetwork is not None:
+        method = method or "hypernetwork"
+    if (method == "hypernetwork") != (hypernetwork is not None) or (hypernetwork is not None and donor is not None):
         raise UserError("A hypernetwork (--hypernetwork DIR) is a method by itself: name no other, and no donor.")
     if k < 1:
         raise UserError(f"A sum has at least one row, not {k}.")

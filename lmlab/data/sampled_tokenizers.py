@@ -19,13 +19,14 @@ _VOCABULARY, _OLD = 1, 2  # what is drawn
 @dataclasses.dataclass(frozen=True)
 class SampledTokenizers(NextTokens):
     """The text of a window, written by a tokenizer of `sampler` that the whole batch shares; it is made from `texts`
-    windows, drawn from the split.
+    windows, drawn from the train split.
 
-    Batches hold besides: "pieces", how the run's own tokenizer writes each of the sampled ids; and `old` tokens of its
-    own ("old_tokens"), half of them as they are and half written in shorter ones ("old_pieces"). Each row holds its
-    part of all three. `rows`: the run's batch_size. A row of L positions reads L / `room` tokens of the run's
-    tokenizer; what does not fit is left out, in an evaluation too, whose tokenizers are drawn from its split without
-    noise, always alike.
+    Batches hold besides: "pieces", how the run's own tokenizer writes each of the sampled ids, at most `pieces` of
+    them; and `old` tokens of its own ("old_tokens"), half of them as they are and half written in up to `pieces`
+    shorter ones ("old_pieces"). Each row holds its part of all three. `rows`: the run's batch_size. A row of L
+    positions reads L / `room` tokens of the run's tokenizer; what does not fit is left out, in an evaluation too, and
+    counted ("dropped_bytes", at the row's last position). An evaluation's tokenizer is drawn without noise, always
+    alike.
     """
 
     sampler: Sampler
@@ -35,9 +36,11 @@ class SampledTokenizers(NextTokens):
     old: int = 256
     room: float = 1.25
 
+    reads_train = True  # windows of any split need the train split's text
+
     def __post_init__(self):
-        if min(self.rows, self.pieces, self.texts) < 1 or self.room < 1:
-            raise UserError("Sampled tokenizers need rows, pieces and texts of at least 1, and room of at least 1.")
+        if min(self.rows, self.texts) < 1 or self.pieces < 2 or self.room < 1:
+            raise UserError("Sampled tokenizers need rows, texts and room of at least 1, and at least 2 pieces.")
         if self.sampler.vocab_size % self.rows or self.old % self.rows or not self.old:
             raise UserError(f"The {self.rows} rows of a batch must divide both the sampled ids and the old tokens.")
 
@@ -50,9 +53,9 @@ class SampledTokenizers(NextTokens):
         """Tokens of the stream that a row of `length` positions reads."""
         return max(1, int(length / self.room))
 
-    def windows(self, stream, length, tokenizer):
-        """`SampledWindows`."""
-        return SampledWindows(stream, length, tokenizer, self)
+    def windows(self, stream, length, tokenizer, train=None):
+        """`SampledWindows`, of tokenizers made from the stream `train`; None: `stream` is the train split."""
+        return SampledWindows(stream, length, tokenizer, self, stream if train is None else train)
 
     def shapes(self, length):
         """{array of a batch: its shape without the rows}."""
@@ -60,6 +63,7 @@ class SampledTokenizers(NextTokens):
             "pieces": (self.sampler.vocab_size // self.rows, self.pieces),
             "old_pieces": (self.old // self.rows, self.pieces),
             "old_tokens": (self.old // self.rows,),
+            "dropped_bytes": (length,),
         }
 
     def flops(self, model, length, ratios=()):
@@ -78,11 +82,15 @@ class Drawn(NamedTuple):
 
 
 class SampledWindows(Windows):
-    """`Windows` in rows of `length` positions, written by drawn tokenizers."""
+    """`Windows` in rows of `length` positions, written by drawn tokenizers.
 
-    def __init__(self, stream, length, tokenizer, corruption):
+    Every byte is covered by one target of one window, or left out and counted.
+    """
+
+    def __init__(self, stream, length, tokenizer, corruption, train):
         super().__init__(stream, corruption.text_tokens(length), tokenizer)
         self._positions, self._tokenizer, self._of = length, tokenizer, corruption
+        self._train = Windows(train, self.length, tokenizer)
         self._splits = Splits(tokenizer)
         self._divisible = np.array([i for i in range(tokenizer.vocab_size) if self._splits.of(i)])
         self.drawn = functools.lru_cache(maxsize=2)(self._draw)
@@ -90,16 +98,16 @@ class SampledWindows(Windows):
     def _draw(self, seed, step):
         """`Drawn` of a step of training, a pure function of both; of an evaluation, where the seed is `EVALUATION`."""
         rng, of = np.random.default_rng((seed, step, _VOCABULARY)), self._of
-        chosen = rng.integers(len(self), size=of.texts)
-        texts = [self._tokenizer.decode(tokens) for i in chosen for *_, tokens in self.documents(int(i))]
+        chosen = rng.integers(len(self._train), size=of.texts)
+        texts = [self._tokenizer.decode(tokens) for i in chosen for *_, tokens in self._train.documents(int(i))]
         tokenizer = of.sampler.draw(texts, None if seed == EVALUATION else rng)
         rng = np.random.default_rng((seed, step, _OLD))
         old_tokens = rng.integers(self._tokenizer.vocab_size, size=of.old).astype(np.int32)
         old_tokens[1::2] = rng.choice(self._divisible, len(old_tokens[1::2]))
         old_pieces = np.full((of.old, of.pieces), -1, np.int32)
         for i, token in enumerate(old_tokens):
-            ids, _ = self._splits.split([token], int(rng.integers(1, of.pieces + 1)) if i % 2 else 0, rng)
-            old_pieces[i, : len(ids)] = ids[: of.pieces]
+            ids, _ = self._splits.split([token], int(rng.integers(1, of.pieces)) if i % 2 else 0, rng)
+            old_pieces[i, : len(ids)] = ids  # a split adds one
         return Drawn(tokenizer, vocabulary_of(self._tokenizer, tokenizer, of.pieces), old_tokens, old_pieces)
 
     def batch(self, indices, draws=None):
@@ -121,23 +129,27 @@ class SampledWindows(Windows):
         L, lengths = self._positions, tokenizer.token_lengths()
         batch = {
             name: np.zeros((len(indices), L), np.float32 if name == "weights" else np.int32)
-            for name in NextTokens().shapes(L)
+            for name in (*NextTokens().shapes(L), "dropped_bytes")
         }
-        parts = [self.documents(int(i)) if i >= 0 else [] for i in indices]
-        encoded = iter(tokenizer.encode_batch([self._tokenizer.decode(tokens) for row in parts for *_, tokens in row]))
-        for row, of in enumerate(parts):
-            ids, segments = [], []
+        rows = [self.documents(int(i)) if i >= 0 else [] for i in indices]
+        # A window that goes on with a document begins with the token that the one before ends with. It is read, not
+        # asked for, and written by itself, so that no new token holds bytes of it and of the next.
+        texts = [part for row in rows for _, begins, _, tokens in row for part in np.split(tokens, [int(not begins)])]
+        encoded = iter(tokenizer.encode_batch([self._tokenizer.decode(tokens) for tokens in texts]))
+        for row, of in enumerate(rows):
+            ids, segments, asked = [], [], []
             for number, (_, begins, ends, _) in enumerate(of):
-                part = [[tokenizer.bos] * begins, next(encoded), [tokenizer.eos] * ends]
-                ids += part
-                segments.append(np.full(sum(map(len, part)), number + 1))
+                parts = ([tokenizer.bos] * begins, next(encoded), next(encoded), [tokenizer.eos] * ends)
+                ids += parts
+                segments.append(np.full(sum(map(len, parts)), number + 1))
+                asked += [np.full(len(part), is_asked) for part, is_asked in zip(parts, (False, False, True, True))]
             if not of:
                 continue
-            ids, segments = np.concatenate(ids).astype(np.int32), np.concatenate(segments)
+            ids, segments, asked = np.concatenate(ids).astype(np.int32), np.concatenate(segments), np.concatenate(asked)
             n = min(L, len(ids) - 1)
-            scored = segments[1 : n + 1] == segments[:n]
-            targets = np.where(scored, ids[1 : n + 1], 0)
-            batch["tokens"][row, :n], batch["targets"][row, :n] = ids[:n], targets
-            batch["segment_ids"][row, :n], batch["weights"][row, :n] = segments[:n], scored
-            batch["target_bytes"][row, :n] = np.where(scored, lengths[targets], 0)
+            targets, covered = np.where(asked, ids, 0), np.where(asked, lengths[ids], 0)
+            batch["tokens"][row, :n], batch["targets"][row, :n] = ids[:n], targets[1 : n + 1]
+            batch["segment_ids"][row, :n], batch["weights"][row, :n] = segments[:n], asked[1 : n + 1]
+            batch["target_bytes"][row, :n] = covered[1 : n + 1]
+            batch["dropped_bytes"][row, -1] = covered[n + 1 :].sum()
         return batch

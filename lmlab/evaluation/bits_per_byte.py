@@ -32,7 +32,8 @@ class Data:
 
     def windows_of(self, stream):
         """Windows over any `TokenStream`."""
-        return self.corruption.windows(stream, self.length, self.baked.tokenizer)
+        train = {"train": self.baked.split("train")} if getattr(self.corruption, "reads_train", False) else {}
+        return self.corruption.windows(stream, self.length, self.baked.tokenizer, **train)
 
 
 def bits_per_byte(model, params, windows, data, see=lambda batch, scores: None):
@@ -60,14 +61,17 @@ class BitsPerByte:
 
     def __call__(self, model, params, data):
         """{"bpb", "bytes_per_token", "bytes_per_chunk" of the innermost chunks (or of the tokens),
-        "stage<s>/bytes_per_chunk", and of byte models `ChunkStatistics`}."""
-        windows, statistics, tokens = data.windows(self.split), ChunkStatistics(), 0
+        "stage<s>/bytes_per_chunk", of byte models `ChunkStatistics`, and of rows that not all of their text fits into
+        "dropped", the % of its bytes that is left out}."""
+        windows, statistics, tokens, dropped = data.windows(self.split), ChunkStatistics(), 0, None
         tokenizer = data.baked.tokenizer
         lengths = tokenizer.token_lengths()
         symbols = np.setdiff1d(np.flatnonzero(lengths == 0), (tokenizer.bos, tokenizer.eos))  # the ends of words
 
         def see(batch, scores):
-            nonlocal tokens
+            nonlocal tokens, dropped
+            if "dropped_bytes" in batch:
+                dropped = (dropped or 0) + int(np.sum(batch["dropped_bytes"], dtype=np.int64))
             is_symbol = np.isin(batch["targets"], symbols) & (batch["weights"] > 0)
             tokens += int(np.count_nonzero((batch["target_bytes"] > 0) | is_symbol))
             if lengths.max() == 1 and data.corruption.continues:
@@ -79,7 +83,8 @@ class BitsPerByte:
         chunks = {f"stage{s}/bytes_per_chunk": source_bytes / max(1, int(n)) for s, n in enumerate(starts)}
         innermost = list(chunks.values())[-1] if chunks else source_bytes / tokens
         at = {"bytes_per_token": source_bytes / tokens, "bytes_per_chunk": innermost}
-        return {"bpb": bpb, **at, **chunks, **statistics.values()}
+        left_out = {} if dropped is None else {"dropped": 100 * dropped / (source_bytes + dropped)}
+        return {"bpb": bpb, **at, **chunks, **statistics.values(), **left_out}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,6 +37,18 @@ def nearest_is_alike(x_ND, document_N):
     return 100 * float(np.mean(document_N[cosine_NN.argmax(axis=1)] == document_N))
 
 
+def alike_by_chance(document_N):
+    """% of the rows of which a drawn other row is of the same document, expected."""
+    _, sizes = np.unique(document_N, return_counts=True)
+    return 100 * float(np.sum(sizes * (sizes - 1)) / (len(document_N) * (len(document_N) - 1)))
+
+
+def require_pairs(document_N, split, size):
+    """UserError unless rows that have another of the same document are of two documents. `size`: of a row, in words."""
+    if len(set(document_N)) < 2:
+        raise UserError(f"No two {split} documents have two pieces of {size} to find one another.")
+
+
 def explained(v_ND, predicted_ND, mean_D):
     """Share of the variance of v around the mean that a prediction explains: 0 for the mean itself, 1 for v."""
     return 1 - float(np.sum((v_ND - predicted_ND) ** 2) / np.sum((v_ND - mean_D) ** 2))
@@ -75,12 +87,11 @@ class DocumentVectors:
         near = np.where(hidden_NC[..., None], 0, v).sum(axis=1, keepdims=True) / (~hidden_NC).sum(axis=1)[:, None, None]
         target, mean = v[hidden_NC], v.mean(axis=(0, 1))
         counts = np.stack([np.bincount(row, minlength=model.vocab_size) for row in ids_NL]).astype(np.float64)
-        _, sizes = np.unique(document_N, return_counts=True)
         return {
             "same_document": nearest_is_alike(seen.mean(axis=1), document_N),
             "same_document/mean_pooling": nearest_is_alike(v.mean(axis=1), document_N),
             "same_document/tokens": nearest_is_alike(counts, document_N),
-            "same_document/chance": 100 * float(np.sum(sizes * (sizes - 1)) / (len(ids_NL) * (len(ids_NL) - 1))),
+            "same_document/chance": alike_by_chance(document_N),
             "explained": explained(target, predicted[hidden_NC], mean),
             "explained/neighbours": explained(target, np.broadcast_to(near, v.shape)[hidden_NC], mean),
             "spread": float(predicted[hidden_NC].var(axis=0).sum() / target.var(axis=0).sum()),
@@ -94,6 +105,6 @@ class DocumentVectors:
             count = min(self.pieces, len(ids) // size)
             if count > 1:
                 found += [(ids[i * size : (i + 1) * size], number) for i in range(count)]
-        if len({number for _, number in found}) < 2:
-            raise UserError(f"No two {self.split} documents have two pieces of {size} tokens to find one another.")
-        return np.stack([ids for ids, _ in found]).astype(np.int32), np.array([number for _, number in found])
+        document_N = np.array([number for _, number in found])
+        require_pairs(document_N, self.split, f"{size} tokens")
+        return np.stack([ids for ids, _ in found]).astype(np.int32), document_N

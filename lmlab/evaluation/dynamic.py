@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmlab.errors import UserError
-from lmlab.evaluation.document_vectors import nearest_is_alike
+from lmlab.evaluation.document_vectors import alike_by_chance, nearest_is_alike, require_pairs
 from lmlab.evaluation.scoring import on_host
 from lmlab.kernels.dispatch import compiled_for, mesh_of
 from lmlab.kernels.elementwise import softmax_cross_entropy
 from lmlab.models.hypernetwork import Retokenized, predicted
 from lmlab.models.language_model import LanguageModel
+from lmlab.models.transfer import mean_of_pieces
 from lmlab.text.dynamic import merge, words_of
 from lmlab.text.sampled import pieces_of
 
-PIECES = 16  # of a token whose rows are a mean
 PADDING = 1024  # rows are added in multiples, so that few programs are compiled
 
 
@@ -46,10 +46,15 @@ class Extended:
         if self._hypernetwork:
             model, params = self._hypernetwork
             return predicted(model, params, pieces_of(self.tokenizer, tokens, model.hypernetwork.pieces))
-        at = pieces_of(self.tokenizer, tokens, PIECES)
-        there = (at >= 0)[..., None]
-        count = np.maximum(there.sum(axis=1), 1)
-        return [np.sum(table[at] * there, axis=1, dtype=np.float32) / count for table in self._tables]
+        pieces = self.tokenizer.encode_batch(tokens)
+        return [mean_of_pieces(table[: self.size], pieces) for table in self._tables]
+
+    def truncated(self, tokens):
+        """How many of them are written in more pieces than the hypernetwork reads; means are of all pieces."""
+        if not self._hypernetwork:
+            return 0
+        most = self._hypernetwork[0].hypernetwork.pieces
+        return sum(len(pieces) > most for pieces in self.tokenizer.encode_batch(tokens))
 
     def encode(self, texts):
         """Ids of texts that are lists of tokens (bytes), those that the vocabulary lacks numbered from its size on:
@@ -99,18 +104,19 @@ def padded_rows(sequences, length):
     return table[:, :-1], table[:, 1:]
 
 
-def excerpts(baked, split, size, per_document, most):
-    """(pieces of whole characters of `size` bytes, number of the document of each)."""
+def excerpts(baked, split, size, per_document, most, least=1):
+    """(up to `most` pieces of whole characters of `size` bytes, number of the document of each), from documents that
+    give `least` of them or more."""
     found = []
     for number, document in enumerate(baked.documents(split)):
-        count = min(per_document, len(document) // size)
-        cuts = [document[i * size : (i + 1) * size] for i in range(count)]
-        found += [(cut.decode("utf-8", "ignore").encode() or cut, number) for cut in cuts]
-        if len(found) >= most:
+        if most - len(found) < least:
             break
-    if not found:
+        count = min(per_document, len(document) // size, most - len(found))
+        cuts = [document[i * size : (i + 1) * size] for i in range(count if count >= least else 0)]
+        found += [(cut.decode("utf-8", "ignore").encode() or cut, number) for cut in cuts]
+    if not found and least == 1:
         raise UserError(f"No {split} document has {size} bytes to read.")
-    return [text for text, _ in found[:most]], np.array([number for _, number in found[:most]])
+    return [text for text, _ in found], np.array([number for _, number in found])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +126,7 @@ class DynamicTokens:
 
     As a prompt: the first half of a piece is merged; the second is predicted in the model's own tokens. As a text to
     encode: a piece is merged whole, and is the mean of the states above it; its nearest other piece should be of the
-    same document.
+    same document. Only documents of two pieces or more are read.
     """
 
     shares: tuple[int, ...] = (0, 20, 40, 60, 80, 100)
@@ -130,26 +136,32 @@ class DynamicTokens:
     per_document: int = 4
     pieces: int = 128
 
+    def __post_init__(self):
+        if self.per_document < 2:
+            raise UserError(f"Pieces find one another where a document has two or more, not {self.per_document}.")
+
     def __call__(self, model, params, data):
         """By share: {"prefix/<share>": bits per byte of the second halves; "match/<share>": % of pieces whose nearest
         is of the same document; "shorter/<share>": % of the pieces' tokens that are gone; "merges/<share>": of a
-        batch}; {"match_chance"}."""
+        batch; "truncated/<share>": % of the further tokens that a hypernetwork reads in part}; {"match_chance"}.
+        UserError for a split in which no two documents have two pieces."""
         reader = Extended(model, params, data.baked.tokenizer)
-        texts, document = excerpts(data.baked, self.split, self.size, self.per_document, self.pieces)
+        texts, document = excerpts(data.baked, self.split, self.size, self.per_document, self.pieces, least=2)
+        require_pairs(document, self.split, f"{self.size} bytes")
         words = [words_of(reader.tokenizer, text) for text in texts]
         length = -(-max(sum(map(len, of)) for of in words) // 32) * 32
-        _, sizes = np.unique(document, return_counts=True)
-        chance = 100 * np.sum(sizes * (sizes - 1)) / max(1, len(texts) * (len(texts) - 1))
-        result = {"match_chance": float(chance)}
+        result = {"match_chance": alike_by_chance(document)}
         for share in self.shares:
             nats = covered = before = after = merges = batches = 0
-            vectors = []
+            vectors, further = [], []
             for first in range(0, len(words), self.batch):
                 data.check()
                 part = words[first : first + self.batch]
-                n, size = self._prompted(reader, part, share / 100, length)
+                n, size, of_prompts = self._prompted(reader, part, share / 100, length)
                 whole = merge(part, share / 100)
-                vectors.append(self._encoded(reader, whole.texts, length))
+                states, of_texts = self._encoded(reader, whole.texts, length)
+                vectors.append(states)
+                further += of_prompts + of_texts
                 nats, covered, batches = nats + n, covered + size, batches + 1
                 before, after, merges = before + whole.before, after + whole.tokens, merges + whole.merges
             result |= {
@@ -158,13 +170,15 @@ class DynamicTokens:
                 f"shorter/{share}": 100 * (1 - after / before),
                 f"merges/{share}": merges / batches,
             }
+            if further:
+                result[f"truncated/{share}"] = 100 * reader.truncated(further) / len(further)
         return result
 
     def _padded(self, sequences):
         return sequences + [sequences[0]] * (self.batch - len(sequences))
 
     def _prompted(self, reader, words, share, length):
-        """(nats, bytes) of the second halves behind merged first ones."""
+        """(nats, bytes) of the second halves behind merged first ones, and the further tokens in these."""
         prompts = merge([of[: len(of) // 2] for of in words], share).texts
         rest = [[token for word in of[len(of) // 2 :] for token in word] for of in words]
         ids, fresh = reader.encode([p + r for p, r in zip(prompts, rest, strict=True)])
@@ -175,12 +189,12 @@ class DynamicTokens:
         grown, variables = reader.with_rows(fresh)
         _, nats = reader.read(grown, variables, tokens, np.minimum(targets, reader.size - 1), reader.size)
         scored_nats = np.sum(nats[: len(words)] * scored, dtype=np.float64)
-        return float(scored_nats), sum(len(token) for row in rest for token in row)
+        return float(scored_nats), sum(len(token) for row in rest for token in row), fresh
 
     def _encoded(self, reader, texts, length):
-        """[B, D]."""
+        """([B, D], further tokens)."""
         ids, fresh = reader.encode(texts)
         tokens, targets = padded_rows(self._padded([[reader.tokenizer.bos, *row] for row in ids]), length + 1)
         grown, variables = reader.with_rows(fresh)
         states, _ = reader.read(grown, variables, tokens, np.zeros_like(targets), 1)
-        return np.stack([states[row, 1 : len(of) + 1].mean(axis=0) for row, of in enumerate(ids)])
+        return np.stack([states[row, 1 : len(of) + 1].mean(axis=0) for row, of in enumerate(ids)]), fresh

@@ -37,7 +37,7 @@ class LargeVocabulary:
         """{"large_ids", "large_bpb": bits per byte over all these ids, "large_bytes_per_token", and
         "own_bytes_per_token" of the model's own tokens; in % of positions: "recall_1": the likeliest is found,
         "recall_10": of the ten likeliest; "mass": probability of the k that are found; "compared": % of the rows that
-        are looked at}."""
+        are looked at}; and, if there are words, "truncated": % of those that a hypernetwork reads in part."""
         reader = Extended(model, params, data.baked.tokenizer)
         further = self._words(reader, data.baked)
         grown, variables = reader.with_rows(further)
@@ -58,6 +58,7 @@ class LargeVocabulary:
             scored = np.arange(length)[None] < np.array([len(of) - 1 for of in part])[:, None]
             nats += float(np.sum(own[: len(part)] * scored, dtype=np.float64))
             found.update(self._compare(rows, index, states[: len(part)], scored))
+        truncated = {"truncated": 100 * reader.truncated(further) / len(further)} if further else {}
         tokens, seen = found.pop("positions"), {name: 100 * found[name] for name in ("recall_1", "recall_10", "mass")}
         return {
             "large_ids": float(known),
@@ -66,6 +67,7 @@ class LargeVocabulary:
             "own_bytes_per_token": sum(map(len, texts)) / sum(len(reader.tokenizer.encode(text)) for text in texts),
             "compared": 100 * found["compared"] / tokens / known,
             **{name: value / tokens for name, value in seen.items()},
+            **truncated,
         }
 
     def _compare(self, rows, index, states, scored):

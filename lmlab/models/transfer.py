@@ -54,12 +54,16 @@ def random(embedding_VD, old, new, seed=0):
     return _kept(embedding_VD, old, new, rows.mean(0) + rows.std(0) * noise)
 
 
+def mean_of_pieces(embedding_VD, pieces):
+    """The mean of the rows of each list of ids, float64 [N, D]; of an empty one the mean of all rows."""
+    total = np.mean(embedding_VD, axis=0, dtype=np.float64)
+    return np.stack([np.mean(embedding_VD[p], axis=0, dtype=np.float64) if len(p) else total for p in pieces])
+
+
 def fvt(embedding_VD, old, new):
     """The mean of the rows of the old tokens that write a new token's bytes (fast vocabulary transfer, Gee et al. 2022)."""
     pieces = old.encode_batch([new.token_bytes(i) for i in range(new.vocab_size)])
-    total = _mean(embedding_VD, old)
-    rows = [np.mean(embedding_VD[p], axis=0, dtype=np.float64) if len(p) else total for p in pieces]
-    return _kept(embedding_VD, old, new, np.stack(rows))
+    return _kept(embedding_VD, old, new, mean_of_pieces(embedding_VD[: old.vocab_size], pieces))
 
 
 def grams(tokenizer):

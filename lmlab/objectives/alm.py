@@ -175,6 +175,8 @@ class ALM(Transferred):
     weight: float = 1.0
     next_token: float = 0.0
 
+    pair = True
+
     def __post_init__(self):
         names = sorted(TEMPERED | PLAIN)
         if self.difference not in names or self.per not in ("chunk", "token"):

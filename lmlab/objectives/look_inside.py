@@ -40,6 +40,8 @@ class Spelling(Transferred):
 
     generation: float = 1.0
 
+    pair = False  # the teacher reads the run's own tokenizer
+
     def begin(self, model, params, teacher, tokenizer, donor=None):
         """The teacher's parameters, or fresh ones with the teacher's in their places."""
         if self.teacher.model == model:

@@ -26,6 +26,8 @@ class PredictRows(NextToken):
     warm_up: int = 100
     mimic: float = 0.5
 
+    pair = False  # the base reads the run's own tokenizer
+
     def __post_init__(self):
         if self.warm_up < 0 or self.mimic < 0:
             raise UserError("A hypernetwork's warm_up and mimic are at least 0.")
@@ -45,11 +47,14 @@ class PredictRows(NextToken):
         return {"steps": state["steps"] + 1}
 
     def __call__(self, model, params, batch, key, state):
-        """Returns (sum of loss, sum of weights, metrics); see `NextToken`."""
+        """Returns (sum of loss, sum of weights, metrics); see `NextToken`. "dropped" is the share of the text's bytes
+        that rows have no room for."""
         nats, weight, metrics = self.loss(forward(model, params, batch, key), batch)
         pieces_NP = batch["old_pieces"].reshape(-1, batch["old_pieces"].shape[-1])
         missed = model.apply(params, pieces_NP, batch["old_tokens"].reshape(-1), method="distance") * weight
         loss = jnp.where(state["steps"] < self.warm_up, missed, nats + self.mimic * missed)
+        dropped = jnp.sum(batch["dropped_bytes"])
+        metrics |= {"dropped": dropped, "dropped_of": dropped + metrics["target_bytes"]}
         return loss, weight, metrics | {"mimic": missed, "mimic_of": weight}
 
 
@@ -63,6 +68,8 @@ class FromHypernetwork(NextToken):
 
     teacher: Any = None
     weights: str = ""
+
+    pair = True
 
     def begin(self, model, params, teacher, tokenizer, donor=None):
         """Parameters before the first step, as NumPy arrays. UserError for a model that is not the hypernetwork's base

@@ -23,7 +23,7 @@ class Splits:
         self._bounds = np.concatenate([[0], np.cumsum([len(of) for of in pairs])]).tolist()
         self._pairs = [pair for of in pairs for pair in of]
         if not self._pairs:
-            raise UserError("StochasTok needs a subword vocabulary: here no token can be written as two others.")
+            raise UserError("Splitting tokens needs a subword vocabulary: here no token can be written as two others.")
 
     def of(self, token):
         """The pairs of ids that `token` can be written as."""

@@ -8,6 +8,7 @@ from lmlab.data.corpora import Files
 from lmlab.data.corruptions import NextTokens
 from lmlab.errors import UserError
 from lmlab.objectives.next_token import NextToken
+from lmlab.text.pairs import TEACHERS
 from lmlab.training.optimizers import AdamW
 from lmlab.training.sharding import Mesh
 from lmlab.training.spikes import Spikes
@@ -64,6 +65,13 @@ class Run:
             raise UserError("A run takes one evaluator of each kind: the metrics of two would overwrite one another.")
         if self.after is not None and self.after.model != self.model:
             raise UserError("A run goes on from the parameters of another only where both have the same model.")
+        pair = TEACHERS[0] in getattr(self.tokenizer, "annotation_shapes", lambda length: {})(self.length)
+        if getattr(self.objective, "pair", pair) != pair:  # an objective may need one, or none
+            raise UserError(
+                "The run's objective reads the text in its teacher's own tokens: its tokenizer cannot be a pair."
+                if pair
+                else "The run's objective needs two tokenizers, the run's own and its teacher's: Beside(new, old)."
+            )
         extra = self.corruption.extra_ids(self.length)
         if self.model.vocab_size < self.tokenizer.vocab_size + extra:
             and_extra = f" and the corruption {extra}" if extra else ""

@@ -7,11 +7,13 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from lmlab.data.corruptions import NextTokens
 from lmlab.errors import UserError
 from lmlab.kernels.dispatch import HEADS, ROWS, SEQUENCE
 from lmlab.training.processes import all_devices
 
 AXES = (*ROWS, SEQUENCE, HEADS)
+POSITIONS = (*NextTokens().shapes(1), "inputs", "input_segment_ids")  # arrays that a model reads or is asked for
 RULES = (("embed", "fsdp"), ("vocab", HEADS), ("heads", HEADS), ("inner", HEADS))
 
 
@@ -48,9 +50,12 @@ def check_rows(run, mesh):
     if run.batch_size % (devices * run.accumulate):
         parts = f" in {run.accumulate} microbatches" if run.accumulate > 1 else ""
         raise UserError(f"A batch of {run.batch_size} rows does not divide over {devices} devices{parts}.")
-    for length in sorted({shape[0] for shape in run.corruption.shapes(run.length).values()}):
-        if length % mesh.shape[SEQUENCE]:
-            raise UserError(f"Rows of {length} positions do not divide over sequence={mesh.shape[SEQUENCE]} devices.")
+    parts = mesh.shape[SEQUENCE]
+    lengths = {name: shape[0] for name, shape in run.corruption.shapes(run.length).items()}
+    for name, length in sorted(lengths.items(), key=lambda item: item[1]):
+        if length % parts:
+            what = f"Rows of {length} positions" if name in POSITIONS else f"The {length} {name!r} of each row"
+            raise UserError(f"{what} do not divide over sequence={parts} devices.")
 
 
 def batch_sharding(mesh):

@@ -148,6 +148,8 @@ def test_a_hypernetwork_is_trained_over_a_frozen_base_and_gives_it_any_tokenizer
         ((before, "--hypernetwork", before), "holds no hypernetwork"),
         ((before, "--hypernetwork", of, "--method", "fvt"), "name no other"),
         ((before, "--method", "hypernetwork"), "name no other"),
+        ((before, "--hypernetwork", of, "--donor", before), "no donor"),
+        ((before, "--hypernetwork", of, "--donor", before, "--method", "hypernetwork"), "no donor"),
         ((before, "--hypernetwork", of, "--from", folder / "donor.json"), "tokens of another tokenizer"),
     ):
         with pytest.raises(SystemExit) as error:

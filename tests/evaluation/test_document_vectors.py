@@ -10,7 +10,7 @@ from lmlab.data.bake import bake
 from lmlab.data.masked_words import MaskedWords
 from lmlab.errors import UserError
 from lmlab.evaluation.bits_per_byte import Data
-from lmlab.evaluation.document_vectors import DocumentVectors, explained, nearest_is_alike
+from lmlab.evaluation.document_vectors import DocumentVectors, alike_by_chance, explained, nearest_is_alike
 from lmlab.models.language_model import init
 from lmlab.models.next_level import next_level
 from lmlab.text.bytes import ByteTokenizer
@@ -32,6 +32,12 @@ def test_pieces_are_found_by_what_they_are_beyond_the_mean():
     own = rng.normal(size=(10, 16))[document] + 0.01 * rng.normal(size=(30, 16)) + 100
     assert nearest_is_alike(own, document) == 100
     assert nearest_is_alike(rng.normal(size=(30, 16)), document) < 40
+
+
+def test_chance_is_what_a_drawn_other_piece_gives():
+    document = np.array([0, 0, 0, 4, 4, 7, 7])
+    hits = [a == b for i, a in enumerate(document) for j, b in enumerate(document) if i != j]
+    np.testing.assert_allclose(alike_by_chance(document), 100 * np.mean(hits))
 
 
 def test_a_model_that_predicts_one_vector_has_no_spread(tmp_path):

@@ -40,7 +40,7 @@ def measured(data):
 def plain_bpb(data, per_document, pieces, halves):
     """Bits per byte of the excerpts, or of their second halves, by the plain model."""
     tokenizer, nats, size = data.baked.tokenizer, 0.0, 0
-    texts, _ = excerpts(data.baked, "test", 100, per_document, pieces)
+    texts, _ = excerpts(data.baked, "test", 100, per_document, pieces, least=per_document)
     sequences = [[tokenizer.bos, *tokenizer.encode(text)] for text in texts]
     tokens = np.zeros((len(texts), max(map(len, sequences))), np.int32)
     for row, ids in zip(tokens, sequences, strict=True):
@@ -63,6 +63,7 @@ def test_more_is_merged_and_less_is_left(measured):
     assert measured["shorter/0"] == measured["merges/0"] == 0
     assert 0 < measured["shorter/50"] < measured["shorter/100"] < 100
     assert 0 < measured["merges/50"] < measured["merges/100"]
+    assert "truncated/0" not in measured and measured["truncated/100"] == 0
     assert measured["prefix/100"] != measured["prefix/0"] and 0 <= measured["match/100"] <= 100
 
 
@@ -87,8 +88,36 @@ def test_further_tokens_get_the_mean_of_their_pieces(data):
     np.testing.assert_allclose(params["params"]["embedding"][280], table[pieces].mean(axis=0), atol=1e-6)
     np.testing.assert_array_equal(params["params"]["embedding"][:280], table)
     assert model.vocab_size == len(params["params"]["embedding"]) == params["params"]["head"].shape[1]
+    long = b"readswrites" * 9  # the mean leaves no piece out, however many there are
+    pieces = data.baked.tokenizer.encode(long)
+    assert len(pieces) > 16 and reader.truncated([long]) == 0
+    np.testing.assert_allclose(reader.rows([long])[0][0], table[pieces].mean(axis=0), atol=1e-6)
     with pytest.raises(UserError, match="plain language models"):
         Extended(TwoWay("T1", 16), PARAMS, data.baked.tokenizer)
+
+
+def test_a_hypernetwork_tells_what_it_reads_in_part(data):
+    model = Retokenized(280, BASE, Hypernetwork(TwoWay("T1", 16, 32, n_heads=2, rotary_dim=4), 2))
+    params = init(model, jax.random.key(1)) | {"frozen": {"model": PARAMS["params"]}}
+    tokens = [b"readswrites", b"re", b"starts ends"]
+    expected = sum(len(data.baked.tokenizer.encode(token)) > 2 for token in tokens)
+    assert 0 < expected == Extended(model, params, data.baked.tokenizer).truncated(tokens)
+    asked = dataclasses.replace(DYNAMIC, shares=(100,), pieces=4, batch=4)
+    assert 0 < asked(model, params, data)["truncated/100"] < 100
+
+
+def test_only_documents_whose_pieces_can_find_one_another_are_read(data):
+    for most in (5, 6, 7):
+        texts, document = excerpts(data.baked, "test", 120, 3, most, least=2)
+        assert len(texts) == len(document) <= most and np.unique(document, return_counts=True)[1].min() >= 2
+    short = [number for number, text in enumerate(data.baked.documents("test")) if len(text) < 2 * 220]
+    _, one = excerpts(data.baked, "test", 220, 3, 100)
+    _, two = excerpts(data.baked, "test", 220, 3, 100, least=2)
+    assert set(short) & set(one) and set(two) == set(one) - set(short)
+    with pytest.raises(UserError, match="^No two test documents have two pieces of 9999 bytes to find one another.$"):
+        dataclasses.replace(DYNAMIC, size=9999)(BASE, PARAMS, data)
+    with pytest.raises(UserError, match="two or more"):
+        dataclasses.replace(DYNAMIC, per_document=1)
 
 
 def test_a_vocabulary_is_as_large_as_asked_for_and_all_lists_find_all(data):
@@ -97,6 +126,7 @@ def test_a_vocabulary_is_as_large_as_asked_for_and_all_lists_find_all(data):
     assert found["large_ids"] <= 300 and found["large_bytes_per_token"] > found["own_bytes_per_token"]
     for name in ("recall_1", "recall_10", "mass", "compared"):
         np.testing.assert_allclose(found[name], 100, rtol=1e-4)
+    assert found["truncated"] == 0
     fewer = dataclasses.replace(asked, probes=2)(BASE, PARAMS, data)
     assert fewer["compared"] < 80 and fewer["mass"] < 100 and fewer["large_bpb"] == found["large_bpb"]
 

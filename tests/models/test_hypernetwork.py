@@ -135,6 +135,8 @@ def test_bad_settings_end_in_one_sentence():
         MODEL.apply(VARIABLES, BATCH["tokens"][:2], BATCH["segment_ids"][:2], BATCH["pieces"][:2])
     with pytest.raises(UserError, match="must divide"):
         SampledTokenizers(Sampler(272), rows=3)
+    with pytest.raises(UserError, match="at least 2 pieces"):
+        dataclasses.replace(READING, pieces=1)
     with pytest.raises(UserError, match="they differ"):
         run = dataclasses.make_dataclass("Other", ["model"])(BASE.clone(vocab_size=300))
         PredictRows(run).begin(MODEL, FRESH, VARIABLES, OLD)

@@ -53,7 +53,7 @@ def test_splits_keep_the_bytes_and_say_whose_they_are(tokenizer):
 
 
 def test_bytes_have_no_splits():
-    with pytest.raises(UserError, match="StochasTok needs a subword vocabulary"):
+    with pytest.raises(UserError, match="Splitting tokens needs a subword vocabulary"):
         Splits(ByteTokenizer())
     with pytest.raises(UserError, match="BPE-dropout needs a BPE tokenizer"):
         Merges(ByteTokenizer())

@@ -10,8 +10,10 @@ import jax
 import pytest
 
 from lmlab.data.corruptions import SpanCorruption
+from lmlab.data.sampled_tokenizers import SampledTokenizers
 from lmlab.errors import UserError
 from lmlab.models.encoder_decoder import t5
+from lmlab.text.sampled import Sampler
 from lmlab.training.sharding import Mesh, check_rows, make_mesh
 from tests import eight_devices
 from tests.training import tiny
@@ -97,3 +99,11 @@ def test_sources_and_targets_that_do_not_divide_are_refused(tmp_path):
     two = make_mesh(Mesh(data=4, sequence=2), [jax.devices()[0]] * 8)
     with pytest.raises(UserError, match="^Rows of 13 positions do not divide over sequence=2 devices.$"):
         check_rows(run, two)
+
+
+def test_parts_of_a_vocabulary_that_do_not_divide_are_called_what_they_are(tmp_path):
+    four = make_mesh(Mesh(data=2, sequence=4), [jax.devices()[0]] * 8)
+    run = dataclasses.replace(tiny.run(tmp_path, length=64), corruption=SampledTokenizers(Sampler(280), 4, old=16))
+    with pytest.raises(UserError, match="^The 70 'pieces' of each row do not divide over sequence=4 devices.$"):
+        check_rows(run, four)
+    check_rows(dataclasses.replace(run, corruption=SampledTokenizers(Sampler(272), 4, old=16)), four)
