@@ -68,7 +68,7 @@ class TableView:
         return [sentence for sentence in (
             f"Reported values: {self.source.rstrip('.')}." if self.source and self.reported_columns else "",
             self.note,
-            "± is the sample standard deviation over seeds." if seeds else "",
+            "± is the sample standard deviation over seeds; where none is shown, all agree." if seeds else "",
         ) if sentence]
 
 
@@ -77,7 +77,7 @@ def _is_best(view, column, summary):
 
 
 def _spread(summary, column):
-    return "" if summary is None or summary.spread is None else f"±{fixed(summary.spread, column.digits)}"
+    return "" if summary is None or not summary.spread else f"±{fixed(summary.spread, column.digits)}"
 
 
 def _plain(summary, column):

@@ -42,7 +42,7 @@ def test_the_best_is_by_printed_digits_and_needs_a_rival_and_a_direction():
 
 def test_footnotes_name_source_and_spread_only_where_there_are_any():
     assert VIEW.footnotes == ["Reported values: Paper, Table 3.", "A note.",
-                              "± is the sample standard deviation over seeds."]
+                              "± is the sample standard deviation over seeds; where none is shown, all agree."]
     assert TableView("", [], MEASURED, VIEW.rows[1:], "Paper").footnotes == []
 
 
