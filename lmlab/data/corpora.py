@@ -132,11 +132,11 @@ class Files:
 
 
 def require_replaceable(corpus):
-    """UserError for a corpus that text at a path cannot stand for: one that is made of the words of a text, `source`."""
+    """UserError for a corpus that text at a path cannot stand for: one that is made of the words of its `source`."""
     if hasattr(corpus, "source"):
         raise UserError(
-            f"{type(corpus).__name__} are the words of a text; --corpus would put running text in their place: name other "
-            "text or words in the experiment's own file instead."
+            f"{type(corpus).__name__} are the words of a text; --corpus would put running text in their place: name "
+            "other text or words in the experiment's own file instead."
         )
 
 

@@ -29,10 +29,10 @@ class Trial:
     most: int = 1000
 
     def __call__(self, split, part="test"):
-        """`split`: words (bytes) -> the same with hyphens; `part`: the split of `compounds` that is asked for. Returns, in %
-        of words: "right": whole words right, and of them "right_compounds", "right_simple", and of the compounds
-        "right_easy", "right_hard"; "hard": compounds with a token across a seam, of a tokenizer of the text as it is, and
-        "hard_pieces", of one whose training text has its words split, which reads words that are not; "tokens",
+        """`split`: words (bytes) -> the same with hyphens; `part`: the split of `compounds` that is asked. Returns, in
+        % of words: "right": whole words right, and of them "right_compounds", "right_simple", and of the compounds
+        "right_easy", "right_hard"; "hard": compounds with a token across a seam, of a tokenizer of the text as it is,
+        and "hard_pieces", of one whose training text has its words split, which reads words that are not; "tokens",
         "tokens_pieces": of a compound. What there are no words for is left out."""
         words = self.compounds.split(part, self.most)
         right = np.array([a == b for a, b in zip(split([joined(w) for w in words]), words, strict=True)])
@@ -64,8 +64,8 @@ class Trial:
         return documents
 
     def _split(self, documents, split):
-        """The documents with a line end, over which no token reaches, at every seam of the commonest words that lies between
-        two characters."""
+        """The documents with a line end, over which no token reaches, at every seam of the commonest words that lies
+        between two characters."""
         counts = word_counts(self.text)
         common = [w for w in sorted(counts, key=lambda w: (-counts[w], w)) if 6 <= len(w) <= 30][: self.frequent]
         found = zip(common, map(_between_characters, split(common)), strict=True)

@@ -120,7 +120,7 @@ class CutGaps(CutPrompts):
         """{"gap/<method>": bits per byte of the gaps, "gap/<method>/first": of their first bytes}"""
         kind = getattr(data.corruption, "kind", None)
         if not isinstance(kind, SuffixFirst):
-            raise UserError("Gaps with the suffix in the context are asked of models of the corruption FillIn(SuffixFirst()).")
+            raise UserError("Gaps with the suffix before them need a run whose corruption is FillIn(SuffixFirst()).")
         tokenizer, rng = data.baked.tokenizer, np.random.default_rng(self.seed)
         gaps, contexts = [], []
         for document in itertools.islice(data.baked.documents(self.split), self.prompts):

@@ -79,8 +79,8 @@ class Run:
         return {name: (run, lies.get(name) or f"{directory}-{name}") for name, run in runs.items() if run is not None}
 
     def reading(self, path):
-        """This run, and those that train its objective's teacher and donor, on the files at `path`. The run before keeps
-        its corpus. UserError if that or this run's own are words of a text."""
+        """This run, and those that train its objective's teacher and donor, on the files at `path`. The run before
+        keeps its corpus. UserError if that or this run's own are words of a text."""
         for run in filter(None, (self, self.after)):
             require_replaceable(run.corpus)
         return self._with(lambda run: run.reading(path), corpus=Files(os.path.abspath(path)))

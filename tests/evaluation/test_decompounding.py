@@ -56,7 +56,8 @@ def test_a_hyphen_inside_of_a_character_is_no_seam_of_the_text(trial, tmp_path):
 
 def test_the_split_that_is_asked_for_is_tried(trial, monkeypatch):
     asked = []
-    monkeypatch.setattr(decompounding, "decompound", lambda model, params, words, *_, **__: asked.append(words) or words)
+    split = lambda model, params, words, *_, **__: asked.append(words) or words  # noqa: E731
+    monkeypatch.setattr(decompounding, "decompound", split)
     data = types.SimpleNamespace(baked=types.SimpleNamespace(tokenizer=None), check=None)
     Decompounding(trial, "validation")(None, None, data)
     assert asked[0] == [joined(word) for word in trial.compounds.split("validation")] != []

@@ -91,7 +91,7 @@ def test_gaps_are_asked_about_with_what_is_behind_them_in_the_context(tokenizer)
 def test_gaps_are_asked_of_models_that_see_the_suffix_first_alone(tokenizer, corruption):
     data = data_of(tokenizer)
     data.corruption = corruption
-    with pytest.raises(UserError, match=r"are asked of models of the corruption FillIn\(SuffixFirst\(\)\)\."):
+    with pytest.raises(UserError, match=r"need a run whose corruption is FillIn\(SuffixFirst\(\)\)\."):
         CutGaps()(None, None, data)
 
 

@@ -10,7 +10,6 @@ import pathlib
 
 import jax
 import numpy as np
-import optax
 import pytest
 
 from lmlab import config, experiment, runner
@@ -126,7 +125,7 @@ def test_running_text_takes_the_place_of_text_but_not_of_words(name, tmp_path):
         if arm.name in ("subwords", "undistilled"):
             assert experiment.load(name).resolve(arm.name, "smoke", corpus=tmp_path).corpus == Files(str(tmp_path))
         else:
-            with pytest.raises(UserError, match="(Compounds|Hyphenated|UniqueWords) are the words of a text; .* instead.$"):
+            with pytest.raises(UserError, match="(Compounds|Hyphenated|UniqueWords) are the words of a text;"):
                 experiment.load(name).resolve(arm.name, "smoke", corpus=tmp_path)
 
 
@@ -180,6 +179,3 @@ def test_two_steps_at_smoke_scale(name, arm, corpus, tmp_path):
     trained = lambda path: path[0].key != "frozen" and reaches(jax.tree_util.keystr(path))  # noqa: E731
     wrong = [path for path, m in jax.tree_util.tree_leaves_with_path(moved) if m != trained(path)]
     assert not wrong, f"no update reaches {wrong}, or one reaches what is frozen or has no gradient"
-    squares = jax.tree_util.tree_leaves_with_path(optax.tree_utils.tree_get(state.optimizer, "nu"))
-    decayed = [path for path, square in squares if trained(path) and not np.any(square)]
-    assert not decayed, f"nothing but weight decay moves {decayed}"
