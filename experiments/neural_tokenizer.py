@@ -95,12 +95,14 @@ def tagged(scale, objective):
 
 
 def tagger(scale):
-    """Distillation: the teacher is that of the text, the words are each there once."""
+    """Distillation: the teacher is that of the text, the words are each there once. Nothing decays, so that the rest of
+    the model stays as it is."""
     run = tagged(scale, Distilled())
     return dataclasses.replace(
         run,
         corpus=UniqueWords(TEXTS[scale]),
         tokenizer=TrainedOn(run.tokenizer, TEXTS[scale]),
+        optimizer=dataclasses.replace(run.optimizer, weight_decay=0.0),
         evaluators=(Tagging("test"),),
         steps=STEPS[scale],
         evaluate_every=STEPS[scale] // 4,

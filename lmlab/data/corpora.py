@@ -131,6 +131,15 @@ class Files:
         return f"files-{h.hexdigest()[:16]}" + (f"-{self.cut}" if self.cut else "")
 
 
+def require_replaceable(corpus):
+    """UserError for a corpus that text at a path cannot stand for: one that is made of the words of its `source`."""
+    if hasattr(corpus, "source"):
+        raise UserError(
+            f"{type(corpus).__name__} are the words of a text; --corpus would put running text in their place: name "
+            "other text or words in the experiment's own file instead."
+        )
+
+
 def read_file(path):
     """The bytes of a file, unpacked if it ends in .gz; UserError if it cannot be read."""
     try:

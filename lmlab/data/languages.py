@@ -52,8 +52,9 @@ class Languages(Mixture):
 @dataclasses.dataclass(frozen=True)
 class UniqueWords:
     """Every word of the mixture `source` once, letters alone, in documents of `words` words with a space between, in an
-    order drawn by chance: a rare word counts as much as a common one. A word is in one split only, whatever documents
-    hold it; one that two languages share counts for the first.
+    order drawn by chance: a rare word counts as much as a common one. A word is in one split only: of those in the
+    source's training text, chance holds some out; what no training text has stays in the split that its documents are
+    in. One that two languages share counts for the first.
 
     `most`: words of a language. UserError for a language with too few words to be split.
     """
@@ -66,17 +67,23 @@ class UniqueWords:
 
     def documents(self):
         """Yields documents, language after language."""
-        seen, texts = set(), {}
+        texts, held_by = {}, {}  # words of each text; the split of the documents that hold a word, train before others
         for document in self.source.documents():
             own = texts.setdefault(document.text, [])
-            new = dict.fromkeys(WORD.findall(document.data.decode("utf-8", "replace")))
-            own += [word for word in new if word not in seen]
-            seen.update(new)
+            split = document.split or split_of(document.data, self.source.validation, self.source.test)
+            for word in dict.fromkeys(WORD.findall(document.data.decode("utf-8", "replace"))):
+                if word not in held_by:
+                    own.append(word)
+                held_by[word] = "train" if split == "train" else held_by.get(word, split)
+        parts = {
+            word: split_of(word.encode(), self.validation, self.test) if split == "train" else split
+            for word, split in held_by.items()
+        }
         for number, (text, found) in enumerate(texts.items()):
             order, rng = sorted(found), np.random.default_rng(number)
             order = [order[i] for i in rng.permutation(len(order))[: self.most]]
             for split in ("train", "validation", "test"):
-                own = [w for w in order if split_of(w.encode(), self.validation, self.test) == split]
+                own = [word for word in order if parts[word] == split]
                 if not own:
                     raise UserError(f"The text {text!r} has {len(order)} different words, none of them for {split}.")
                 for at in range(0, len(own), self.words):
@@ -85,4 +92,5 @@ class UniqueWords:
 
     def fingerprint(self):
         """Names the baked words."""
-        return f"words-{self.words}-{self.most}-{self.source.fingerprint()}"
+        source = self.source
+        return f"words-{self.words}-{self.most}-{source.validation}-{source.test}-{source.fingerprint()}"

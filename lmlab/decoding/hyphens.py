@@ -24,7 +24,8 @@ def _seams(model, mesh, params, inputs_BS, length_B, bos):
         place_B = jnp.minimum(at_B, S - 1)
         letter_B = inputs_BS[rows, place_B]
         own_B = jnp.take_along_axis(logits_BV, letter_B[:, None], axis=1)[:, 0]
-        hyphen_B = active_B & (at_B > 0) & (token_B != HYPHEN[0]) & (logits_BV[:, HYPHEN[0]] > own_B)
+        begins_B = letter_B & 0xC0 != 0x80  # a UTF-8 character, which no hyphen cuts in two
+        hyphen_B = active_B & (at_B > 0) & begins_B & (token_B != HYPHEN[0]) & (logits_BV[:, HYPHEN[0]] > own_B)
         seam_BS = seam_BS.at[rows, place_B].set(seam_BS[rows, place_B] | hyphen_B)
         return (cache, jnp.where(hyphen_B, HYPHEN[0], letter_B), at_B + ~hyphen_B, seam_BS), None
 
@@ -37,7 +38,8 @@ def _seams(model, mesh, params, inputs_BS, length_B, bos):
 
 def decompound(model, params, words, tokenizer, longest=32, rows=128, check=lambda: None):
     """The words (bytes, their own hyphens not looked at) with hyphens where the encoder-decoder `model` writes them. A
-    hyphen stands where it is likelier than the word's next letter, so that nothing but hyphens is added.
+    hyphen stands where it is likelier than the word's next letter, and never within one, so that nothing but hyphens is
+    added and UTF-8 stays valid.
 
     UserError for a word of `longest` bytes or more. `check`: called before every `rows` of words.
     """

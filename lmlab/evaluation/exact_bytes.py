@@ -9,8 +9,9 @@ import numpy as np
 from lmlab.decoding.branches import Branches
 from lmlab.decoding.exact_bytes import ExactBytes
 from lmlab.decoding.partial_tokens import aligned, healed, plain
+from lmlab.errors import UserError
 from lmlab.text.canonical import canonical
-from lmlab.text.infill import ids_of
+from lmlab.text.infill import SuffixFirst, ids_of
 
 METHODS = {"plain": plain, "healed": healed, "aligned": aligned, "exact": ExactBytes}
 LEAST = 2.0**-30  # a byte that a method thinks impossible costs 30 bits
@@ -111,19 +112,22 @@ class CutPrompts:
 @dataclasses.dataclass(frozen=True)
 class CutGaps(CutPrompts):
     """The same of gaps of `new` bytes that begin within a token, with `suffix` bytes behind them in the context: of models
-    whose `FillIn` is `SuffixFirst`."""
+    whose `FillIn` is `SuffixFirst`. UserError for others."""
 
     suffix: int = 100  # bytes
 
     def __call__(self, model, params, data):
         """{"gap/<method>": bits per byte of the gaps, "gap/<method>/first": of their first bytes}"""
+        kind = getattr(data.corruption, "kind", None)
+        if not isinstance(kind, SuffixFirst):
+            raise UserError("Gaps with the suffix before them need a run whose corruption is FillIn(SuffixFirst()).")
         tokenizer, rng = data.baked.tokenizer, np.random.default_rng(self.seed)
         gaps, contexts = [], []
         for document in itertools.islice(data.baked.documents(self.split), self.prompts):
             document = document[: 2 * self.size + self.new + self.suffix + 64]
             if found := self._cut(document, tokenizer, rng):
                 begin = len(found[0]) + self.new
-                parts = data.corruption.kind.context(document[begin : begin + self.suffix])
+                parts = kind.context(document[begin : begin + self.suffix])
                 contexts.append(np.append(tokenizer.bos, ids_of(tokenizer, *parts)))
                 gaps.append(found)
         return self._ask(model, params, data, gaps, contexts, "gap")

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from typing import Any
 
+from lmlab.data.corpora import require_replaceable
 from lmlab.errors import UserError
 
 
@@ -28,7 +29,8 @@ class Study:
         raise NotImplementedError
 
     def reading(self, path):
-        """This study on the text at `path`. UserError if it makes its own."""
+        """This study on the text at `path`. UserError if it makes its own, or reads the words of one."""
+        require_replaceable(self.corpus)
         if not hasattr(self.corpus, "path"):
             raise UserError(f"This study draws its own text ({type(self.corpus).__name__}): it reads no other.")
         return dataclasses.replace(self, corpus=dataclasses.replace(self.corpus, path=os.path.abspath(path)))

@@ -87,7 +87,8 @@ class PieceStarts(Cuts):
 @dataclasses.dataclass(frozen=True)
 class Distilled(PieceStarts):
     """The boundaries' cross-entropy alone: a tagger learns to imitate a tokenizer (Islam et al. 2022, arXiv 2204.10815,
-    which distils before it trains on a task). The rest of the model waits; its nats are measured all the same."""
+    which distils before it trains on a task). The rest of the model waits, under an optimizer without weight decay; its
+    nats are measured all the same."""
 
     def loss(self, output, batch):
         """(sum of loss, sum of weights, metrics), the metrics those of `NextToken`."""

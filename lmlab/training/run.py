@@ -4,7 +4,7 @@ import dataclasses
 import os
 from typing import Any
 
-from lmlab.data.corpora import Files
+from lmlab.data.corpora import Files, require_replaceable
 from lmlab.data.corruptions import NextTokens
 from lmlab.errors import UserError
 from lmlab.objectives.next_token import NextToken
@@ -87,7 +87,10 @@ class Run:
         return {name: (run, lies.get(name) or f"{directory}-{name}") for name, run in runs.items() if run is not None}
 
     def reading(self, path):
-        """This run, and those that train its objective's teacher and donor, on the files at `path`."""
+        """This run, and those that train its objective's teacher and donor, on the files at `path`. The run before
+        keeps its corpus. UserError if that or this run's own are words of a text."""
+        for run in filter(None, (self, self.after)):
+            require_replaceable(run.corpus)
         return self._with(lambda run: run.reading(path), corpus=Files(os.path.abspath(path)))
 
     def seeded(self, seed):

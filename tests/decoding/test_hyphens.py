@@ -37,7 +37,8 @@ def by_forward(params, word):
             tokens = np.zeros((1, 64), np.int32)
             tokens[0, : len(written)] = written
             logits = apply(params, tokens, np.ones_like(tokens), source, read).logits[0, len(written) - 1]
-            if at and written[-1] != ord("-") and logits[ord("-")] > logits[letter]:
+            begins = at and letter & 0xC0 != 0x80  # another character
+            if begins and written[-1] != ord("-") and logits[ord("-")] > logits[letter]:
                 written.append(ord("-"))
                 found += b"-"
             else:
@@ -52,6 +53,18 @@ def test_cached_steps_equal_full_passes(params):
     assert found == [by_forward(params, joined(word)) for word in WORDS]
     assert [joined(word) for word in found] == [joined(word) for word in WORDS]
     assert any(b"-" in word for word in found) and any(b"-" not in word for word in found)
+
+
+class Everywhere:
+    """Would rather write a hyphen than any letter."""
+
+    def apply(self, params, tokens, *inputs, method):
+        return () if method == "read" else (jnp.broadcast_to(jax.nn.one_hot(ord("-"), 256), (len(tokens), 256)), ())
+
+
+def test_no_hyphen_cuts_a_character_in_two():
+    found = decompound(Everywhere(), jnp.zeros(1), ["größe".encode(), "ኢትዮ".encode(), b"ab"], BYTES)
+    assert [word.decode() for word in found] == ["g-r-ö-ß-e", "ኢ-ት-ዮ", "a-b"]
 
 
 def test_a_word_that_is_too_long_is_refused(params):

@@ -1,10 +1,14 @@
 """Whoever knows the seams is always right, and text split at them makes tokens that keep to them."""
 
+import dataclasses
+import types
+
 import pytest
 
 from lmlab.data.compounds import Compounds
 from lmlab.data.corpora import Files
-from lmlab.evaluation.decompounding import Trial
+from lmlab.evaluation import decompounding
+from lmlab.evaluation.decompounding import Decompounding, Trial
 from lmlab.text.bpe import BPE
 from lmlab.text.compounds import joined
 
@@ -29,3 +33,31 @@ def test_who_knows_the_seams_is_right(trial):
     kept = trial(lambda words: words)
     assert kept["right_compounds"] == 0 and kept["right_simple"] == 100 and 0 < kept["right"] < 100
     assert kept["hard"] == kept["hard_pieces"] == found["hard"]
+
+
+def test_what_there_are_no_words_for_is_left_out(trial):
+    none_hard = dataclasses.replace(trial, recipe=BPE(258))
+    found = none_hard(lambda words: words)
+    assert found["hard"] == 0 and "right_hard" not in found and found["right_easy"] == 0
+    words = types.SimpleNamespace(split=lambda part, most: [f"simple{a}".encode() for a in "abc"])
+    assert set(dataclasses.replace(trial, compounds=words)(lambda words: words)) == {"right", "right_simple"}
+
+
+def test_a_hyphen_inside_of_a_character_is_no_seam_of_the_text(trial, tmp_path):
+    text = Files(str(tmp_path / "u.txt"))
+    (tmp_path / "u.txt").write_text("größefluß größefluß haus")
+    everywhere, between = b"-".join(bytes([b]) for b in "größefluß".encode()), "g-r-ö-ß-e-f-l-u-ß".encode()
+    assert b"\xc3-\xb6" in everywhere
+    read = dataclasses.replace(trial, text=text)
+    for found in (everywhere, between):
+        (data,) = read._split(read._documents(), lambda words: [found] * len(words))
+        assert data.decode() == "g\nr\nö\nß\ne\nf\nl\nu\nß " * 2 + "haus"
+
+
+def test_the_split_that_is_asked_for_is_tried(trial, monkeypatch):
+    asked = []
+    split = lambda model, params, words, *_, **__: asked.append(words) or words  # noqa: E731
+    monkeypatch.setattr(decompounding, "decompound", split)
+    data = types.SimpleNamespace(baked=types.SimpleNamespace(tokenizer=None), check=None)
+    Decompounding(trial, "validation")(None, None, data)
+    assert asked[0] == [joined(word) for word in trial.compounds.split("validation")] != []

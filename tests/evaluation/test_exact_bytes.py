@@ -7,8 +7,10 @@ import jax
 import numpy as np
 import pytest
 
+from lmlab.data.corruptions import NextTokens
 from lmlab.data.infilling import FillIn
 from lmlab.decoding.exact_bytes import ExactBytes, string_log_probs
+from lmlab.errors import UserError
 from lmlab.evaluation.exact_bytes import METHODS, CutGaps, CutPrompts, ExactBits
 from lmlab.models.build import transformer
 from lmlab.text import ByteTokenizer, train_bpe
@@ -83,6 +85,14 @@ def test_gaps_are_asked_about_with_what_is_behind_them_in_the_context(tokenizer)
         context = [tokenizer.bos, *ids_of(tokenizer, "PRE", "SUF", suffix, "MID")]
         bits += texts_log_prob(model, tokenizer, context, prefix) - texts_log_prob(model, tokenizer, context, prefix + gap)
     assert found["gap/exact"] == pytest.approx(bits / (math.log(2) * 6), rel=1e-4)
+
+
+@pytest.mark.parametrize("corruption", [NextTokens(), FillIn()])
+def test_gaps_are_asked_of_models_that_see_the_suffix_first_alone(tokenizer, corruption):
+    data = data_of(tokenizer)
+    data.corruption = corruption
+    with pytest.raises(UserError, match=r"need a run whose corruption is FillIn\(SuffixFirst\(\)\)\."):
+        CutGaps()(None, None, data)
 
 
 def texts_log_prob(model, tokenizer, context, text):

@@ -15,6 +15,7 @@ import pytest
 from lmlab import config, experiment, runner
 from lmlab.data.bake import bake
 from lmlab.data.batches import TrainBatches
+from lmlab.data.corpora import Files
 from lmlab.errors import UserError
 from lmlab.text.dictionary import Dictionary
 from lmlab.training.sharding import batch_sharding, make_mesh, place
@@ -117,6 +118,17 @@ def test_an_arm_of_one_scale_is_refused_at_another():
         experiment.load("hnet").resolve("hnet_2stage_XL", "small")
 
 
+@pytest.mark.parametrize("name", ["compoundpiece", "neural_tokenizer"])
+def test_running_text_takes_the_place_of_text_but_not_of_words(name, tmp_path):
+    """Also where the run before reads words, of the text that would no longer be read."""
+    for arm in experiment.load(name).at("smoke"):
+        if arm.name in ("subwords", "undistilled"):
+            assert experiment.load(name).resolve(arm.name, "smoke", corpus=tmp_path).corpus == Files(str(tmp_path))
+        else:
+            with pytest.raises(UserError, match="(Compounds|Hyphenated|UniqueWords) are the words of a text;"):
+                experiment.load(name).resolve(arm.name, "smoke", corpus=tmp_path)
+
+
 @pytest.mark.parametrize("name, arm", STUDIES)
 def test_a_study_measures_what_its_tables_show(name, arm, tmp_path):
     study, found = experiment.load(name).resolve(arm, "smoke"), experiment.load(name)
@@ -164,6 +176,6 @@ def test_two_steps_at_smoke_scale(name, arm, corpus, tmp_path):
     assert np.isfinite(losses).all() and abs(nats[0] - chance) < max(1.0, 0.02 * chance)
     moved = jax.tree.map(lambda a, b: bool((np.asarray(a) != b).any()), state.params, before)
     reaches = getattr(run.objective, "reaches", lambda path: True)
-    moved = {path: m for path, m in jax.tree_util.tree_leaves_with_path(moved) if reaches(jax.tree_util.keystr(path))}
-    still = [path for path, m in moved.items() if m == (path[0].key == "frozen")]
-    assert not still, f"no update reaches {still}, or one reaches what is frozen"
+    trained = lambda path: path[0].key != "frozen" and reaches(jax.tree_util.keystr(path))  # noqa: E731
+    wrong = [path for path, m in jax.tree_util.tree_leaves_with_path(moved) if m != trained(path)]
+    assert not wrong, f"no update reaches {wrong}, or one reaches what is frozen or has no gradient"
