@@ -1,11 +1,12 @@
 """How a tokenizer spends its vocabulary on a text."""
 
 import dataclasses
+import os
 from typing import Any
 
 import numpy as np
 
-from lmlab.data.corpora import split_of
+from lmlab.data.corpora import Files, split_of
 from lmlab.errors import UserError
 from lmlab.evaluation.study import Study
 
@@ -45,6 +46,16 @@ class Compression(Study):
 
     tokenizer: Any = None  # a recipe
     beside: Any = None  # likewise; None: the same
+
+    def reading(self, path):
+        """This study on the files at `path`."""
+        return dataclasses.replace(self, corpus=Files(os.path.abspath(path)))
+
+    def seeded(self, seed):
+        """This study with another seed, which recipes that draw by chance draw with."""
+        recipes = {"tokenizer": self.tokenizer, "beside": self.beside}
+        drawn = {name: dataclasses.replace(of, seed=seed) for name, of in recipes.items() if hasattr(of, "seed")}
+        return dataclasses.replace(super().seeded(seed), **drawn)
 
     def measure(self):
         """`spent`, {"bytes_per_token", "vocabulary": ids, "saved": % of the tokens of the other that are not needed}.
