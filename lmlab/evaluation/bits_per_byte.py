@@ -60,7 +60,8 @@ class BitsPerByte:
 
     def __call__(self, model, params, data):
         """{"bpb", "bytes_per_token", "bytes_per_chunk" of the innermost chunks (or of the tokens),
-        "stage<s>/bytes_per_chunk", and of byte models `ChunkStatistics`}."""
+        "stage<s>/bytes_per_chunk"; where words are joined "bytes_per_window_token", as if they were not; of byte models
+        `ChunkStatistics`}."""
         windows, statistics, tokens = data.windows(self.split), ChunkStatistics(), 0
         tokenizer = data.baked.tokenizer
         lengths = tokenizer.token_lengths()
@@ -79,6 +80,8 @@ class BitsPerByte:
         chunks = {f"stage{s}/bytes_per_chunk": source_bytes / max(1, int(n)) for s, n in enumerate(starts)}
         innermost = list(chunks.values())[-1] if chunks else source_bytes / tokens
         at = {"bytes_per_token": source_bytes / tokens, "bytes_per_chunk": innermost}
+        if hasattr(data.corruption, "window_tokens"):
+            at["bytes_per_window_token"] = source_bytes / data.corruption.window_tokens(windows.stream, tokenizer)
         return {"bpb": bpb, **at, **chunks, **statistics.values()}
 
 

@@ -13,7 +13,7 @@ from lmlab.models.language_model import LanguageModel, init
 from lmlab.models.xray import XRay
 from lmlab.objectives.look_inside import LookInside, Spelling
 from lmlab.objectives.transferred import Transferred
-from lmlab.runner import load_run
+from lmlab.runner import load_run, read_metrics
 from lmlab.text.bpe import BPE
 from lmlab.training.loop import train
 from lmlab.training.optimizers import AdamW
@@ -48,6 +48,11 @@ def test_a_host_is_kept_by_the_vocabulary_and_taken_over_by_the_text(tmp_path):
     more = Transferred(teacher=host).begin(host.model, other, hosted, data.baked.tokenizer)
     jax.tree.map(np.testing.assert_array_equal, more, jax.tree.map(np.asarray, hosted))
 
+    for fields, said in ((dict(optimizer=AdamW(1e-2)), "only without decay"), (dict(corruption=SpelledWords(9)), "up to 9")):
+        with pytest.raises(UserError, match=said):
+            dataclasses.replace(looks, **fields)
+    line, _ = read_metrics(str(tmp_path / "run-teacher"))
+    assert line[-1]["flops"] == 2 * 3 * looks.objective.at_once * 2 * xray.word_flops()  # the host is not run
     with pytest.raises(UserError, match="only where its backbone is"):
         other = XRay(281, transformer(2, 16, 32, n_heads=2), **SIZES)
         Spelling(teacher=host).begin(other, None, hosted, data.baked.tokenizer)
