@@ -153,9 +153,9 @@ EXTENSION = Table(
     arms=("bpe", "continued", "fvt_untrained", "random_untrained", "fvt", "random"),
     measured=MODELS,
     source="the paper's tables of classification and tagging were not to be had",
-    note="The first row is the model as it was. Ten steps at a rate of 1e-6 stand for no training. Those that go on see as "
-    "many bytes; FLOPs are not matched: planned are "
-    f"{' / '.join(f'{times} ({scale})' for scale, times in TIMES.items())} times those per byte without multi-word tokens.",
+    note="The first row is the model as it was. Ten steps at a rate of 1e-6 stand for no training. Those that go on "
+    "see as many bytes, FLOPs are not matched: with multi-word tokens, planned are "
+    f"{' / '.join(f'{times} ({scale})' for scale, times in TIMES.items())} times the base's FLOPs per byte.",
 )
 
 EXPERIMENT = Experiment(

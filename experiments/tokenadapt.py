@@ -73,7 +73,7 @@ def model(scale, tokenizer):
 def base(scale):
     """The model that is given other tokenizers."""
     tokenizer = BASES[scale]
-    length = round(SETUPS[scale].length / tokenizer.bytes_per_token)  # so that rows are of as many bytes as the adapted's
+    length = round(SETUPS[scale].length / tokenizer.bytes_per_token)  # bytes of a row as in the adapted arms
     return SETUPS[scale].run(model(scale, tokenizer), tokenizer=tokenizer, length=length)
 
 

@@ -100,7 +100,8 @@ def spelled(scale, objective, chance=1.0, trains=True):
 def look_inside(scale):
     """Encoder and generator from the vocabulary; nothing decays, so that the host stays as it is."""
     run = of_steps(text_only(scale), LOOK[scale])
-    objective, still = LookInside(teacher=host(scale), at_once=128), dataclasses.replace(run.optimizer, weight_decay=0.0)
+    still = dataclasses.replace(run.optimizer, weight_decay=0.0)
+    objective = LookInside(teacher=host(scale), at_once=128)
     return dataclasses.replace(run, objective=objective, optimizer=still, evaluators=(), evaluate_every=run.steps)
 
 
@@ -148,9 +149,10 @@ WORDS = Table(
         Column("pieces", "Misspelt word", "tokens", None, 2),
     ),
     source="the paper scores tagging and classification; its tables were not to be had",
-    note="Steps are matched, FLOPs are not: rows of the retrofitted arms have the positions of the host's, and encoder and "
-    f"generator come on top. Planned are {' / '.join(f'{times} ({scale})' for scale, times in TIMES.items())} times the "
-    "host's FLOPs per byte, and before them those of the vocabulary's steps.",
+    note="Steps are matched, FLOPs are not: rows of the retrofitted arms have the positions of the host's, and encoder "
+    "and generator come on top. Planned are "
+    f"{' / '.join(f'{times} ({scale})' for scale, times in TIMES.items())} times the host's FLOPs per byte, and before "
+    "them those of the vocabulary's steps.",
 )
 INSIDE = Table(
     name="inside",

@@ -24,7 +24,7 @@ def sample(args):
 def _reads_left_to_right(run, directory):
     if run is not None and not run.corruption.continues:
         kind = type(run.corruption).__name__
-        raise UserError(f"{directory} holds a model of {kind}, which can neither continue nor score a plain text by itself.")
+        raise UserError(f"{directory} holds a model of {kind}, which can neither continue nor score a text by itself.")
 
 
 def inspect(args):

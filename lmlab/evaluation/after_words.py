@@ -60,7 +60,7 @@ class AfterWords:
         return result
 
     def _nats(self, model, params, data, texts):
-        """Spans of all texts end to end -> bits per span, of those at whose edges targets end; None if there is none."""
+        """Spans of all texts end to end -> bits per span, of those at whose edges targets end; None without any."""
         sizes, nats = [], []
 
         def see(batch, scores):

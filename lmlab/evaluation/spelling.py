@@ -29,10 +29,10 @@ class VocabularySpelling:
     split: str = "test"  # not looked at: the vocabulary is
 
     def __call__(self, model, params, data):
-        """Of tokens held out: {"recovered": % whose own row is the nearest, by cosine, to the vector of their characters,
-        of the rows of all tokens that are no longer than the model's words; "spelled": % that are written exactly from
-        their row}; "recovered/known" and "spelled/known", likewise of the others. Where there are none, both are left
-        out."""
+        """Of tokens held out: {"recovered": % whose own row is the nearest, by cosine, to the vector of their
+        characters, of the rows of all tokens that are no longer than the model's words; "spelled": % that are written
+        exactly from their row}; "recovered/known" and "spelled/known", likewise of the others. Where there are none,
+        both are left out."""
         characters, known, held = spelled_vocabulary(data.baked.tokenizer, model.longest)
         rows = np.asarray(params["params"]["embedding"], np.float32)[: len(known)]
         asked = np.flatnonzero(known | held)

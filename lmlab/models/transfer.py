@@ -48,8 +48,8 @@ def mean(embedding_VD, old, new):
 
 
 def random(embedding_VD, old, new, seed=0):
-    """Normal numbers for every new token, with the mean and standard deviation of the old rows in each channel. `seed`: an
-    integer, or several."""
+    """Normal numbers for every new token, with the mean and standard deviation of the old rows in each channel. `seed`:
+    an integer, or several."""
     rows = embedding_VD[: old.vocab_size].astype(np.float64)
     noise = np.random.default_rng(seed).standard_normal((new.vocab_size, rows.shape[1]))
     return _kept(embedding_VD, old, new, rows.mean(0) + rows.std(0) * noise)

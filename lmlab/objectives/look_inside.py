@@ -56,7 +56,7 @@ class Spelling(Transferred):
         """UserError where the text's words may be of other lengths than the model's."""
         of_text, of_model = getattr(run.corruption, "longest", 0), run.model.longest
         if of_text != of_model:
-            raise UserError(f"Words of the text have up to {of_text} bytes (longest), but those of the model {of_model}.")
+            raise UserError(f"The text's words have up to {of_text} bytes (longest), but the model's {of_model}.")
 
     def begin(self, model, params, teacher, tokenizer, donor=None, seed=0):
         """The teacher's parameters, or fresh ones with the teacher's in their places."""

@@ -35,7 +35,8 @@ def chunks(documents: Iterable[bytes], chances: tuple[float, ...], seed: int = 0
 @dataclasses.dataclass(frozen=True)
 class Supertokens:
     """Recipe: a byte-level BPE of `vocab_size` ids (BOS and EOS among them), whose merges are learned within chunks of
-    1, 2, .. words with the chances `words`, drawn once, from the first `max_bytes` of the train split; None: from all of it, as `BPE`.
+    1, 2, .. words with the chances `words`, drawn once, from the first `max_bytes` of the train split (None: all of it,
+    as `BPE`).
 
     Text is then encoded with no pre-tokenizer at all, as what was cut by chance cannot be cut alike again. The paper's
     chances were not to be had; these are chosen here.

@@ -142,7 +142,7 @@ def _train(run, directory, data, mesh, stop, watch, clock, on_metrics, profile, 
     )
 
     def flops_per_step(ratios=()):
-        """Backward = 2 x forward; chunks as planned, or at `ratios`. An objective that does not read the text says its own."""
+        """Backward = 2 x forward; chunks as planned, or at `ratios`. Who reads no text says their own."""
         if hasattr(run.objective, "step_flops"):
             return 3 * run.objective.step_flops(run.model)
         return 3 * sum(run.flops(ratios).values()) * run.batch_size * run.length

@@ -64,7 +64,8 @@ def test_ways_to_make_rows_differ_in_nothing_else(scale):
         for arm in arms:
             said = f"{round(per_byte(arm) / per_byte(host), 2)} times the"
             assert said in found.arm(arm).notes[scale]
-    rows = [run.length * run.tokenizer.bytes_per_token for run in (tokenadapt.resolve(a, scale) for a in ("base", "bpe_mean"))]
+    runs = (tokenadapt.resolve(arm, scale) for arm in ("base", "bpe_mean"))
+    rows = [run.length * run.tokenizer.bytes_per_token for run in runs]
     assert rows[0] == pytest.approx(rows[1], rel=0.01)
     looked, host = xray.resolve("trained", scale).objective.teacher, xray.resolve("host", scale)
     assert looked.objective.teacher == xray.resolve("text_only", scale).objective.teacher == host

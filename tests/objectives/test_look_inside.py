@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from lmlab.commands.look import _reads_left_to_right
 from lmlab.data.spelled_words import SpelledWords
 from lmlab.errors import UserError
 from lmlab.models.build import transformer
@@ -48,7 +49,10 @@ def test_a_host_is_kept_by_the_vocabulary_and_taken_over_by_the_text(tmp_path):
     more = Transferred(teacher=host).begin(host.model, other, hosted, data.baked.tokenizer)
     jax.tree.map(np.testing.assert_array_equal, more, jax.tree.map(np.asarray, hosted))
 
-    for fields, said in ((dict(optimizer=AdamW(1e-2)), "only without decay"), (dict(corruption=SpelledWords(9)), "up to 9")):
+    with pytest.raises(UserError, match="a model of SpelledWords, which can neither"):
+        _reads_left_to_right(reads, "run")
+    decays, longer = dict(optimizer=AdamW(1e-2)), dict(corruption=SpelledWords(9))
+    for fields, said in ((decays, "only without decay"), (longer, "up to 9 bytes")):
         with pytest.raises(UserError, match=said):
             dataclasses.replace(looks, **fields)
     line, _ = read_metrics(str(tmp_path / "run-teacher"))
