@@ -72,7 +72,9 @@ def model(scale, tokenizer):
 
 def base(scale):
     """The model that is given other tokenizers."""
-    return SETUPS[scale].run(model(scale, BASES[scale]), tokenizer=BASES[scale])
+    tokenizer = BASES[scale]
+    length = round(SETUPS[scale].length / tokenizer.bytes_per_token)  # bytes of a row as in the adapted arms
+    return SETUPS[scale].run(model(scale, tokenizer), tokenizer=tokenizer, length=length)
 
 
 def adapted(kind, method):

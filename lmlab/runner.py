@@ -177,7 +177,8 @@ def measured_flops_per_byte(run, metrics):
         now = metrics[f"stage{stage}/bytes_per_chunk"]
         ratios.append(now / before)
         before, stage = now, stage + 1
-    return sum(run.flops(tuple(ratios)).values()) / metrics["bytes_per_token"]
+    per_position = metrics.get("bytes_per_window_token", metrics["bytes_per_token"])  # that `Run.flops` counts
+    return sum(run.flops(tuple(ratios)).values()) / per_position
 
 
 def excerpt(document, size):

@@ -23,7 +23,8 @@ def sample(args):
 
 def _reads_left_to_right(run, directory):
     if run is not None and not run.corruption.continues:
-        raise UserError(f"{directory} holds a model that fills gaps, and can neither continue nor score a text by itself.")
+        kind = type(run.corruption).__name__
+        raise UserError(f"{directory} holds a model of {kind}, which can neither continue nor score a text by itself.")
 
 
 def inspect(args):

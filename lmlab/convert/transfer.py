@@ -63,6 +63,8 @@ def transfer(directory, out, tokenizer=None, method=None, source=None, donor=Non
         path = os.path.join(folder, TOKENIZER)
         new.save(path)
         if os.path.exists(path):
+            if not _reads_back(path, new):
+                raise UserError(f"A {type(new).__name__} cannot be kept beside a model: its file is not read back.")
             with open(path, encoding="utf-8") as f:
                 texts[TOKENIZER] = f.read()
     checkpoints.save_model(out, changed, made, texts)
@@ -79,6 +81,14 @@ def _predicted(directory, model, params, old, new):
         raise UserError(f"The hypernetwork in {directory} reads the tokens of another tokenizer than the model's.")
     own = jax.tree.map(np.asarray, params["params"])
     return retokenized(trained, {**variables, "frozen": {"model": own}}, old, new)
+
+
+def _reads_back(path, tokenizer):
+    """Whether the file that the tokenizer wrote gives it back, without the recipe that it was learned by."""
+    try:
+        return _tokens(TokenizerFile(path).read()) == _tokens(tokenizer)
+    except UserError:
+        return False
 
 
 def _tokens(tokenizer):

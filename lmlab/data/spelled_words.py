@@ -15,6 +15,7 @@ from lmlab.errors import UserError
 from lmlab.text.multi_word import LETTER, WORD
 
 NONE = -1  # behind the last character
+AT_ONCE = 1 << 20  # tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,13 @@ class SpelledWords(NextTokens):
         """{array of a batch: its shape without the rows}."""
         words = self.words(length)
         return super().shapes(length) | {"inputs": (words, self.longest), "input_segment_ids": (words,)}
+
+    def window_tokens(self, stream, tokenizer):
+        """Tokens of the stream that cover bytes. `flops` are of each of these, joined or not: rows are no shorter."""
+        lengths = tokenizer.token_lengths()
+        lengths[[tokenizer.bos, tokenizer.eos]] = 0
+        chunks = range(0, len(stream.tokens), AT_ONCE)
+        return sum(int(np.count_nonzero(lengths[stream.tokens[i : i + AT_ONCE]])) for i in chunks)
 
     def flops(self, model, length, ratios=()):
         """Forward FLOPs per token of the window by part."""

@@ -28,7 +28,7 @@ class AfterWords:
     def __call__(self, model, params, data):
         """Bits per word: {"after_pieces": of the words behind those of two tokens or more, "after_clean": behind those
         that are misspelt in the second text, "after_typos": of the same words in that text; "typo_cost": between the
-        two; "pieces": tokens per misspelt word}."""
+        two; "misspelt": words that are; "pieces": tokens per misspelt word}. What there is no word for is left out."""
         documents, tokenizer = list(data.baked.documents(self.split)), data.baked.tokenizer
         share = max(1, self.max_bytes // len(documents))
         texts = [document[:share] for document in documents]
@@ -52,12 +52,15 @@ class AfterWords:
             "after_pieces": clean(behind_pieces),
             "after_clean": clean(behind_typos),
             "after_typos": noisy(behind_typos),
-            "pieces": sum(map(len, tokenizer.encode_batch(words))) / max(1, len(words)),
+            "pieces": sum(map(len, tokenizer.encode_batch(words))) / len(words) if words else None,
         }
-        return result | {"typo_cost": result["after_typos"] - result["after_clean"]}
+        result = {name: value for name, value in result.items() if value is not None} | {"misspelt": len(words)}
+        if result.keys() >= {"after_typos", "after_clean"}:
+            result["typo_cost"] = result["after_typos"] - result["after_clean"]
+        return result
 
     def _nats(self, model, params, data, texts):
-        """Spans of all texts end to end -> bits per span, of those at whose edges targets end."""
+        """Spans of all texts end to end -> bits per span, of those at whose edges targets end; None without any."""
         sizes, nats = [], []
 
         def see(batch, scores):
@@ -75,7 +78,9 @@ class AfterWords:
             before = np.searchsorted(ends, a, "left")
             whole = (a == 0) | (ends[np.minimum(before, len(ends) - 1)] == a)
             whole &= ends[np.minimum(last, len(ends) - 1)] == b
-            return float(np.sum((total[last + 1] - total[first])[whole]) / math.log(2) / max(1, whole.sum()))
+            if not whole.any():
+                return None
+            return float(np.sum((total[last + 1] - total[first])[whole]) / math.log(2) / whole.sum())
 
         return bits
 

@@ -29,9 +29,10 @@ class VocabularySpelling:
     split: str = "test"  # not looked at: the vocabulary is
 
     def __call__(self, model, params, data):
-        """Of tokens held out: {"recovered": % whose own row is the nearest, by cosine and of all tokens, to the vector
-        of their characters; "spelled": % that are written exactly from their row}; "recovered/known" and
-        "spelled/known", likewise of the others."""
+        """Of tokens held out: {"recovered": % whose own row is the nearest, by cosine, to the vector of their
+        characters, of the rows of all tokens that are no longer than the model's words; "spelled": % that are written
+        exactly from their row}; "recovered/known" and "spelled/known", likewise of the others. Where there are none,
+        both are left out."""
         characters, known, held = spelled_vocabulary(data.baked.tokenizer, model.longest)
         rows = np.asarray(params["params"]["embedding"], np.float32)[: len(known)]
         asked = np.flatnonzero(known | held)
@@ -43,12 +44,12 @@ class VocabularySpelling:
             vectors = _unit(np.asarray(_encoded(model, params, jnp.asarray(characters[here]))))
             right[here] = asked[np.asarray(jnp.argmax(vectors @ space.T, axis=1))] == here
             written[here] = (np.asarray(_spelled(model, params, jnp.asarray(rows[here]))) == characters[here]).all(1)
-        share = lambda hits, of: 100 * float(hits[of].mean()) if of.any() else 0.0  # noqa: E731
+        hits, groups = {"recovered": right, "spelled": written}, {"": held, "/known": known}
         return {
-            "recovered": share(right, held),
-            "spelled": share(written, held),
-            "recovered/known": share(right, known),
-            "spelled/known": share(written, known),
+            name + which: 100 * float(hit[of].mean())
+            for which, of in groups.items()
+            for name, hit in hits.items()
+            if of.any()
         }
 
 

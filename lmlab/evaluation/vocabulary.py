@@ -1,11 +1,12 @@
 """How a tokenizer spends its vocabulary on a text."""
 
 import dataclasses
+import os
 from typing import Any
 
 import numpy as np
 
-from lmlab.data.corpora import split_of
+from lmlab.data.corpora import Files, split_of
 from lmlab.errors import UserError
 from lmlab.evaluation.study import Study
 
@@ -46,15 +47,26 @@ class Compression(Study):
     tokenizer: Any = None  # a recipe
     beside: Any = None  # likewise; None: the same
 
+    def reading(self, path):
+        """This study on the files at `path`."""
+        return dataclasses.replace(self, corpus=Files(os.path.abspath(path)))
+
+    def seeded(self, seed):
+        """This study with another seed, which recipes that draw by chance draw with."""
+        recipes = {"tokenizer": self.tokenizer, "beside": self.beside}
+        drawn = {name: dataclasses.replace(of, seed=seed) for name, of in recipes.items() if hasattr(of, "seed")}
+        return dataclasses.replace(super().seeded(seed), **drawn)
+
+    def check(self):
+        """UserError for a corpus that cannot be read, has no test split or is too small for a tokenizer."""
+        train = self._splits()["train"]
+        for recipe in filter(None, (self.tokenizer, self.beside)):
+            recipe.train(train)
+
     def measure(self):
         """`spent`, {"bytes_per_token", "vocabulary": ids, "saved": % of the tokens of the other that are not needed}.
-        UserError for a corpus without a test split."""
-        splits = {"train": [], "validation": [], "test": []}
-        for document in self.corpus.documents():
-            name = document.split or split_of(document.data, self.corpus.validation, self.corpus.test)
-            splits[name].append(document.data)
-        if not sum(map(len, splits["test"])):
-            raise UserError("None of the corpus' documents falls into its test split.")
+        UserError as `check`."""
+        splits = self._splits()
         tokenizer, ids = self._encoded(self.tokenizer, splits)
         others = len(ids) if self.beside is None else len(self._encoded(self.beside, splits)[1])
         size = sum(map(len, splits["test"]))
@@ -63,6 +75,15 @@ class Compression(Study):
             "vocabulary": float(tokenizer.vocab_size),
             "saved": 100 * (1 - len(ids) / others),
         }
+
+    def _splits(self):
+        splits = {"train": [], "validation": [], "test": []}
+        for document in self.corpus.documents():
+            name = document.split or split_of(document.data, self.corpus.validation, self.corpus.test)
+            splits[name].append(document.data)
+        if not sum(map(len, splits["test"])):
+            raise UserError("None of the corpus' documents falls into its test split.")
+        return splits
 
     def _encoded(self, recipe, splits):
         tokenizer = recipe.train(splits["train"])

@@ -48,7 +48,8 @@ def mean(embedding_VD, old, new):
 
 
 def random(embedding_VD, old, new, seed=0):
-    """Normal numbers for every new token, with the mean and standard deviation of the old rows in each channel."""
+    """Normal numbers for every new token, with the mean and standard deviation of the old rows in each channel. `seed`:
+    an integer, or several."""
     rows = embedding_VD[: old.vocab_size].astype(np.float64)
     noise = np.random.default_rng(seed).standard_normal((new.vocab_size, rows.shape[1]))
     return _kept(embedding_VD, old, new, rows.mean(0) + rows.std(0) * noise)
@@ -198,20 +199,21 @@ METHODS = {
 }
 
 
-def transferred(model, params, teacher, old, new, method, donor=None, k=64):
+def transferred(model, params, teacher, old, new, method, donor=None, k=64, seed=0):
     """Variables of `model`, which is another's but for its vocabulary: the other's (`teacher`), with new rows in
     embedding and head, in the dtypes of the old. `params`: fresh ones, whose rows stand for ids above the tokenizer's.
-    `donor`: for "omp", variables of a model with the new tokenizer; `k`: likewise, see `omp`."""
+    `donor`: for "omp", variables of a model with the new tokenizer; `k`: likewise, see `omp`. `seed`: of what is drawn,
+    for embedding and head apart."""
     if method not in METHODS:
         raise UserError(f"Embeddings are made by {', '.join(METHODS)}, not by {method!r}.")
     if donor is not None and method != "omp":
         raise UserError("Only omp looks at a donor.")
 
-    def rows(fresh_VD, old_VD, donor_VA):
+    def rows(which, fresh_VD, old_VD, donor_VA):
         fresh_VD, dtype = np.array(fresh_VD), np.asarray(old_VD).dtype
         old_VD = np.asarray(old_VD, np.float32)
         _require_rows("The old tokenizer", old, old_VD)
-        more = {"k": k} if method == "omp" else {}
+        more = {"omp": {"k": k}, "random": {"seed": (seed, which)}}.get(method, {})
         if donor_VA is not None:
             _require_rows("The donor's tokenizer", new, donor_VA)
             more["donor_VA"] = _padded(np.asarray(donor_VA, np.float32), new)
@@ -223,10 +225,10 @@ def transferred(model, params, teacher, old, new, method, donor=None, k=64):
 
     result, known = dict(teacher["params"]), teacher["params"]
     given = {} if donor is None else donor["params"]
-    result["embedding"] = rows(params["params"]["embedding"], known["embedding"], given.get("embedding"))
+    result["embedding"] = rows(0, params["params"]["embedding"], known["embedding"], given.get("embedding"))
     if "head" in known:
         head = np.asarray(given["head"]).T if "head" in given else given.get("embedding")
-        new_head = rows(np.asarray(params["params"]["head"]).T, np.asarray(known["head"]).T, head)
+        new_head = rows(1, np.asarray(params["params"]["head"]).T, np.asarray(known["head"]).T, head)
         result["head"] = np.ascontiguousarray(new_head.T)
     return {"params": result}
 

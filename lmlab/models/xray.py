@@ -204,12 +204,16 @@ class XRay(LanguageModel):
         return SpelledOutput(self._logits(y_BLD), stages, spelled_BL)
 
     @nn.nowrap
-    def flops(self, length, words):
-        """Forward FLOPs per token by part, in rows of `length` positions with room for `words`."""
+    def word_flops(self):
+        """Forward FLOPs to read a word and to write it."""
         sizes = self.backbone.d_model, self.d_character, self.d_hidden
         parts = (CharacterEncoder(*sizes, parent=None), CharacterGenerator(*sizes, parent=None))
-        per_word = sum(part.flops(self.longest) for part in parts)
-        return super().flops(length) | {"characters": per_word * words / length}
+        return sum(part.flops(self.longest) for part in parts)
+
+    @nn.nowrap
+    def flops(self, length, words):
+        """Forward FLOPs per token by part, in rows of `length` positions with room for `words`."""
+        return super().flops(length) | {"characters": self.word_flops() * words / length}
 
 
 def _character_nats(logits_MWC, characters_MW):

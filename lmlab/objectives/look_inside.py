@@ -11,13 +11,15 @@ from lmlab.errors import UserError
 from lmlab.models.language_model import forward
 from lmlab.objectives.transferred import Transferred
 
+PARTS = {"encoder", "generator"}  # of a model that its host lacks
+
 
 def grafted(model, params, host):
     """Fresh variables of an `XRay` with those of its host in their places; ids that the host lacks get the mean row.
-    UserError where they are not the host's but for those ids."""
+    UserError where they are not the host's but for those ids, encoder and generator."""
     result, known = dict(params["params"]), host["params"]
     missing = model.vocab_size - len(known["embedding"])
-    if missing < 0 or set(known) - set(result):
+    if missing < 0 or set(known) - set(result) or set(result) - set(known) - PARTS or _widths(known) - _widths(result):
         raise UserError("A model is retrofitted with characters only where it is the teacher's but for them.")
 
     def longer(rows_VD):
@@ -28,6 +30,16 @@ def grafted(model, params, host):
     if "head" in known:
         result["head"] = np.ascontiguousarray(longer(np.asarray(known["head"]).T).T)
     return {"params": result}
+
+
+def _widths(params):
+    """Every parameter's path and shape, without the ids of embedding and head."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    ids = {"embedding": 0, "head": 1}
+    return {
+        (jax.tree_util.keystr(path), tuple(n for i, n in enumerate(np.shape(leaf)) if i != ids.get(path[0].key)))
+        for path, leaf in leaves
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +54,13 @@ class Spelling(Transferred):
 
     pair = False  # the teacher reads the run's own tokenizer
 
-    def begin(self, model, params, teacher, tokenizer, donor=None):
+    def check(self, run):
+        """UserError where the text's words may be of other lengths than the model's."""
+        of_text, of_model = getattr(run.corruption, "longest", 0), run.model.longest
+        if of_text != of_model:
+            raise UserError(f"The text's words have up to {of_text} bytes (longest), but the model's {of_model}.")
+
+    def begin(self, model, params, teacher, tokenizer, donor=None, seed=0):
         """The teacher's parameters, or fresh ones with the teacher's in their places."""
         if self.teacher.model == model:
             return teacher
@@ -67,12 +85,22 @@ class Spelling(Transferred):
 class LookInside(Spelling):
     """Encoder and generator from the vocabulary alone: `at_once` tokens a step, drawn from those that are not held out,
     and the sum of the four losses of `XRay.look_inside`. The text is not looked at and the host does not change; as
-    weights decay by themselves, that takes an optimizer without decay.
+    weights decay by themselves, an optimizer with decay is refused.
 
     What it remembers are the characters of the tokens.
     """
 
     at_once: int = 256
+
+    def check(self, run):
+        """UserError where lengths differ, as `Spelling`, and where weights decay, the host's with them."""
+        super().check(run)
+        if run.optimizer.weight_decay:
+            raise UserError("A host stays as it is only without decay: set optimizer.weight_decay=0.")
+
+    def step_flops(self, model):
+        """Forward FLOPs of a step: each token is read twice and written twice."""
+        return 2 * self.at_once * model.word_flops()
 
     def init_state(self, model):
         """No token: what `begun` puts in their place."""

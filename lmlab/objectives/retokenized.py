@@ -32,7 +32,7 @@ class PredictRows(NextToken):
         if self.warm_up < 0 or self.mimic < 0:
             raise UserError("A hypernetwork's warm_up and mimic are at least 0.")
 
-    def begin(self, model, params, teacher, tokenizer, donor=None):
+    def begin(self, model, params, teacher, tokenizer, donor=None, seed=0):
         """The teacher's parameters as the frozen base's, as NumPy arrays. UserError unless the models are the same."""
         if model.base != self.teacher.model:
             raise UserError("The base of a hypernetwork is its teacher's model: they differ.")
@@ -71,7 +71,7 @@ class FromHypernetwork(NextToken):
 
     pair = True
 
-    def begin(self, model, params, teacher, tokenizer, donor=None):
+    def begin(self, model, params, teacher, tokenizer, donor=None, seed=0):
         """Parameters before the first step, as NumPy arrays. UserError for a model that is not the hypernetwork's base
         but for its vocabulary."""
         of = self.teacher.model

@@ -25,12 +25,12 @@ class Transferred(NextToken):
     donor: Any = None
     k: int = 64
 
-    def begin(self, model, params, teacher, tokenizer, donor=None):
+    def begin(self, model, params, teacher, tokenizer, donor=None, seed=0):
         """Parameters before the first step, as NumPy arrays: from fresh ones, the teacher's, both tokenizers (one alone
-        is both's), and the donor's."""
+        is both's), and the donor's. `seed`: the run's, of rows that are drawn."""
         if not self.method:
             return params
         if model.backbone != self.teacher.model.backbone:
             raise UserError("A model takes over the teacher's weights only where its backbone is the teacher's.")
         old, new = (getattr(tokenizer, name, tokenizer) for name in ("teacher", "student"))
-        return transferred(model, params, teacher, old, new, self.method, donor, self.k)
+        return transferred(model, params, teacher, old, new, self.method, donor, self.k, seed)

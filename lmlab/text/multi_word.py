@@ -9,7 +9,7 @@ import json
 import pathlib
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,18 +22,21 @@ from lmlab.text.tokens import Tokens
 # A letter is one of ASCII or any byte above, so that a word never ends within a character.
 LETTER = rb"[A-Za-z\x80-\xff]"
 _NO_LETTER_BEFORE, _NO_LETTER_BEHIND = rb"(?<!" + LETTER + rb")", rb"(?!" + LETTER + rb")"
+LIMIT = 128  # bytes of a phrase: patterns nest once per byte
 WORD = re.compile(rb" ?" + LETTER + rb"+")
 _RUN = re.compile(rb" ?" + _NO_LETTER_BEFORE + LETTER + rb"+(?: " + LETTER + rb"+)+")
 
 
-def count_phrases(documents: Iterable[bytes], longest: int) -> collections.Counter:
-    """{2 to `longest` words with one space between two, and the space before them if there is one: how often}."""
+def count_phrases(documents: Iterable[bytes], longest: int, most_bytes: int = 64) -> collections.Counter:
+    """{2 to `longest` words with one space between two, and the space before them if there is one: how often}. Those of
+    more than `most_bytes` are left out."""
     counts = collections.Counter()
     for data in documents:
         for run in _RUN.findall(data):
             words = WORD.findall(run)
             for n in range(2, longest + 1):
-                counts.update(b"".join(words[i : i + n]) for i in range(len(words) - n + 1))
+                phrases = (b"".join(words[i : i + n]) for i in range(len(words) - n + 1))
+                counts.update(phrase for phrase in phrases if len(phrase) <= most_bytes)
     return counts
 
 
@@ -48,10 +51,13 @@ class MultiWord:
     phrases: int = 1000
     bytes_per_token: float = 4.0  # nominal, for FLOPs per byte before anything is trained; never used in a score
     longest: int = 3  # words
+    most_bytes: int = 64  # of a phrase: a writing without spaces has no words, but whole sentences
 
     def __post_init__(self):
         if self.phrases < 1 or self.longest < 2:
             raise UserError("Multi-word tokens are at least one, of two words or more.")
+        if not 3 <= self.most_bytes <= LIMIT:
+            raise UserError(f"Multi-word tokens have at most 3 to {LIMIT} bytes (most_bytes), not {self.most_bytes}.")
 
     @property
     def vocab_size(self) -> int:
@@ -61,12 +67,12 @@ class MultiWord:
     @property
     def fingerprint(self) -> str:
         """Short name of the recipe, fit for a folder name."""
-        return f"{self.base.fingerprint}-phrases{self.phrases}-{self.longest}"
+        return f"{self.base.fingerprint}-phrases{self.phrases}-{self.longest}-{self.most_bytes}"
 
     def train(self, documents: Iterable[bytes]) -> "MultiWordTokenizer":
         """Train `base` and count phrases. UserError if too few of them occur twice."""
         documents = list(documents)
-        counts = count_phrases(documents, self.longest)
+        counts = count_phrases(documents, self.longest, self.most_bytes)
         ranked = sorted((-count, phrase) for phrase, count in counts.items() if count > 1)
         if len(ranked) < self.phrases:
             found = f"it yields only {len(ranked)}"
@@ -76,18 +82,11 @@ class MultiWord:
 
     def load(self, path: str | pathlib.Path) -> "MultiWordTokenizer":
         """Read what `MultiWordTokenizer.save` wrote."""
-        try:
-            content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-            base, phrases = content["base"], tuple(phrase.encode("latin-1") for phrase in content["phrases"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} holds no readable multi-word tokens ({error}).") from error
-        if len(phrases) != self.phrases:
-            raise UserError(f"{path} holds {len(phrases)} multi-word tokens, not {self.phrases} as were asked for.")
-        with tempfile.TemporaryDirectory() as folder:
-            file = pathlib.Path(folder) / "base.json"
-            if base is not None:
-                file.write_text(base, encoding="utf-8")
-            return MultiWordTokenizer(self.base.load(file), phrases, self.bytes_per_token)
+        tokenizer = MultiWordTokenizer.load(path, self.base.load, self.bytes_per_token)
+        if len(tokenizer.phrases) != self.phrases:
+            found = len(tokenizer.phrases)
+            raise UserError(f"{path} holds {found} multi-word tokens, not {self.phrases} as were asked for.")
+        return tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,3 +164,21 @@ class MultiWordTokenizer(Tokens):
             base = file.read_text(encoding="utf-8") if file.exists() else None
         content = {"base": base, "phrases": [phrase.decode("latin-1") for phrase in self.phrases]}
         pathlib.Path(path).write_text(json.dumps(content), encoding="utf-8")
+
+    @classmethod
+    def load(
+        cls, path: str | pathlib.Path, load_base: Callable[[pathlib.Path], Any], bytes_per_token: float = 4.0
+    ) -> "MultiWordTokenizer":
+        """Read what `save` wrote. `load_base`: the base from its own file, which is not there if it wrote none."""
+        try:
+            content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+            base, phrases = content["base"], tuple(phrase.encode("latin-1") for phrase in content["phrases"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} holds no readable multi-word tokens ({error}).") from error
+        if not phrases or not all(0 < len(phrase) <= LIMIT for phrase in phrases):
+            raise UserError(f"{path} holds multi-word tokens of no bytes or of more than {LIMIT}, or none.")
+        with tempfile.TemporaryDirectory() as folder:
+            file = pathlib.Path(folder) / "base.json"
+            if base is not None:
+                file.write_text(base, encoding="utf-8")
+            return cls(load_base(file), phrases, bytes_per_token)

@@ -4,6 +4,7 @@ Learning", 2025).
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Iterable, Iterator
 
@@ -11,7 +12,7 @@ import numpy as np
 import tokenizers
 
 from lmlab.errors import UserError
-from lmlab.text.bpe import BPETokenizer, byte_alphabet, valid_texts
+from lmlab.text.bpe import BPETokenizer, byte_alphabet, runs, valid_texts
 from lmlab.text.merges import PRE_TOKEN
 
 
@@ -34,7 +35,8 @@ def chunks(documents: Iterable[bytes], chances: tuple[float, ...], seed: int = 0
 @dataclasses.dataclass(frozen=True)
 class Supertokens:
     """Recipe: a byte-level BPE of `vocab_size` ids (BOS and EOS among them), whose merges are learned within chunks of
-    1, 2, .. words with the chances `words`, drawn once, from the first `max_bytes` of the train split.
+    1, 2, .. words with the chances `words`, drawn once, from the first `max_bytes` of the train split (None: all of it,
+    as `BPE`).
 
     Text is then encoded with no pre-tokenizer at all, as what was cut by chance cannot be cut alike again. The paper's
     chances were not to be had; these are chosen here.
@@ -43,7 +45,7 @@ class Supertokens:
     vocab_size: int
     bytes_per_token: float = 4.0  # nominal, for FLOPs per byte before anything is trained; never used in a score
     words: tuple[float, ...] = (0.4, 0.3, 0.2, 0.1)
-    max_bytes: int = 10_000_000
+    max_bytes: int | None = None
     seed: int = 0
 
     def __post_init__(self):
@@ -51,13 +53,16 @@ class Supertokens:
             raise UserError(f"A BPE vocabulary needs at least 258 ids (256 bytes, BOS and EOS), not {self.vocab_size}.")
         if min(self.words, default=-1) < 0 or sum(self.words) <= 0:
             raise UserError("The chances of a chunk's lengths are not negative, and not all 0.")
+        if self.max_bytes is not None and self.max_bytes < 1:
+            raise UserError(f"Supertokens are learned from 1 byte or more, not {self.max_bytes}.")
 
     @property
     def fingerprint(self) -> str:
         """Short name of the recipe, fit for a folder name."""
-        return f"super{self.vocab_size}-{'-'.join(f'{p:g}' for p in self.words)}-{self.max_bytes}-{self.seed}"
+        chances, read = "-".join(f"{p:g}" for p in self.words), self.max_bytes or "all"
+        return f"super{self.vocab_size}-{chances}-{read}-{self.seed}"
 
-    def train(self, documents: Iterable[bytes]) -> BPETokenizer:
+    def train(self, documents: Iterable[bytes]) -> "SupertokenTokenizer":
         """Learn the merges. UserError if the documents hold too few distinct pairs."""
         library = tokenizers.Tokenizer(tokenizers.models.BPE())
         library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -66,7 +71,7 @@ class Supertokens:
             vocab_size=self.vocab_size - 2, min_frequency=2, initial_alphabet=byte_alphabet(), show_progress=False
         )
         library.train_from_iterator(chunks(self._first(documents), self.words, self.seed), trainer)
-        tokenizer = BPETokenizer(library.to_str(), self.bytes_per_token)
+        tokenizer = SupertokenTokenizer(library.to_str(), self.bytes_per_token)
         if tokenizer.vocab_size < self.vocab_size:
             raise UserError(
                 f"The corpus is too small for {self.vocab_size} supertokens: it yields only {tokenizer.vocab_size}."
@@ -74,6 +79,9 @@ class Supertokens:
         return tokenizer
 
     def _first(self, documents):
+        if self.max_bytes is None:
+            yield from documents
+            return
         left = self.max_bytes
         for data in documents:
             yield data[:left]
@@ -81,9 +89,22 @@ class Supertokens:
             if left <= 0:
                 return
 
-    def load(self, path: str | pathlib.Path) -> BPETokenizer:
+    def load(self, path: str | pathlib.Path) -> "SupertokenTokenizer":
         """Read what this recipe trained."""
-        tokenizer = BPETokenizer.load(path, self.bytes_per_token)
+        tokenizer = SupertokenTokenizer.load(path, self.bytes_per_token)
         if tokenizer.vocab_size != self.vocab_size:
             raise UserError(f"{path} has {tokenizer.vocab_size} ids, not the {self.vocab_size} that were asked for.")
         return tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class SupertokenTokenizer(BPETokenizer):
+    """A BPE over whole documents. Tokens may cross any place in a text, so that none is cut before it is encoded."""
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Short name, fit for a folder name: size and the first 48 bits of a hash of all tokens in order."""
+        return f"super{self.vocab_size}-{self._digest}"
+
+    def _parts(self, data: bytes) -> Iterator[str | int]:
+        yield from runs(data)

@@ -13,6 +13,8 @@ import tokenizers
 
 from lmlab.errors import UserError
 from lmlab.text.bpe import BPETokenizer, byte_alphabet, runs
+from lmlab.text.bytes import ByteTokenizer
+from lmlab.text.multi_word import MultiWordTokenizer
 from lmlab.text.tokenizer_formats import SPACE, read_definition
 
 BEGINS = ("<s>", "<bos>", "<|begin_of_text|>", "<|endoftext|>", "[CLS]")
@@ -27,7 +29,8 @@ _PIECE = 1 << 20  # characters that one call of the library sees at most, if the
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerFile:
-    """Recipe: the tokenizer in the file or folder `path`, in any format of `lmlab.text.tokenizer_formats`.
+    """Recipe: the tokenizer in the file or folder `path`, in any format of `lmlab.text.tokenizer_formats`, or as
+    `MultiWordTokenizer` writes it.
 
     Nothing is learned from a corpus. See `FileTokenizer` for what is read otherwise than the file says.
     """
@@ -57,13 +60,31 @@ class TokenizerFile:
         return self.read()
 
     def load(self, path: str | pathlib.Path) -> "FileTokenizer":
-        """Read what `FileTokenizer.save` wrote."""
-        return FileTokenizer.load(path, self.bytes_per_token)
+        """Read what the tokenizer's `save` wrote."""
+        return _load(path, self.bytes_per_token)
 
 
 @functools.lru_cache(maxsize=8)
 def _read(path, time, bytes_per_token):
-    return FileTokenizer.load(path, bytes_per_token)
+    return _load(path, bytes_per_token)
+
+
+def _load(path, bytes_per_token):
+    """Multi-word tokens over a published tokenizer or bytes, or that tokenizer itself."""
+    path = pathlib.Path(path)
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not _has_phrases(file):
+        return FileTokenizer.load(path, bytes_per_token)
+    of_base = lambda base: _load(base, bytes_per_token) if base.exists() else ByteTokenizer()  # noqa: E731
+    return MultiWordTokenizer.load(file, of_base, bytes_per_token)
+
+
+def _has_phrases(file):
+    try:
+        content = json.loads(file.read_bytes()) if file.suffix == ".json" else None
+    except (OSError, ValueError):  # what is wrong is said by who reads it
+        return False
+    return isinstance(content, dict) and content.keys() == {"base", "phrases"}
 
 
 @dataclasses.dataclass(frozen=True)

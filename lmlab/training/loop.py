@@ -120,7 +120,7 @@ def _taught(run, state, shardings, tokenizer, before):
             raise UserError(f"The run reads the text in other tokens than those that its {name} was trained with.")
     teacher, donor = (before.get(name, (None,))[0] for name in ("teacher", "donor"))
     fresh = jax.device_get(processes.gather(state.params))
-    params = run.objective.begin(run.model, fresh, teacher, tokenizer, donor)
+    params = run.objective.begin(run.model, fresh, teacher, tokenizer, donor, run.seed)
     state = state.replace(params=place_parameters(params, shardings.params))
     if not hasattr(run.objective, "begun"):
         return state
@@ -142,7 +142,9 @@ def _train(run, directory, data, mesh, stop, watch, clock, on_metrics, profile, 
     )
 
     def flops_per_step(ratios=()):
-        """Backward = 2 x forward; chunks as planned, or at `ratios`."""
+        """Backward = 2 x forward; chunks as planned, or at `ratios`. Who reads no text says their own."""
+        if hasattr(run.objective, "step_flops"):
+            return 3 * run.objective.step_flops(run.model)
         return 3 * sum(run.flops(ratios).values()) * run.batch_size * run.length
 
     def first():

@@ -79,6 +79,9 @@ class Run:
                 f"The tokenizer has {self.tokenizer.vocab_size} ids{and_extra} but the model only {self.model.vocab_size}."
             )
 
+        if hasattr(self.objective, "check"):
+            self.objective.check(self)  # UserError where the rest of the run does not suit it
+
     def precursors(self, directory=""):
         """{name: (Run, where)} of what is trained before this run in `directory`: "before", whose parameters it goes on
         from, and the "teacher" and "donor" of its objective, which may say where its teacher lies."""

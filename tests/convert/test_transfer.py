@@ -21,6 +21,8 @@ from lmlab.objectives.retokenized import FromHypernetwork, PredictRows
 from lmlab.runner import load_run
 from lmlab.text.bpe import BPE, train_bpe
 from lmlab.text.bytes import ByteTokenizer
+from lmlab.text.lib import LiB
+from lmlab.text.multi_word import MultiWord
 from lmlab.text.pairs import Beside
 from lmlab.text.sampled import Sampler
 from lmlab.training import checkpoints
@@ -155,6 +157,33 @@ def test_a_hypernetwork_is_trained_over_a_frozen_base_and_gives_it_any_tokenizer
         with pytest.raises(SystemExit) as error:
             run(argv[0], tmp_path / "none", "--tokenizer", "bytes", *argv[1:])
         assert error.value.code == 2 and said in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("base", [BPE(280), ByteTokenizer()], ids=["bpe", "bytes"])
+def test_multi_word_tokens_of_a_run_are_kept_and_read_back(base, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LMLAB_CACHE", str(tmp_path / "cache"))
+    recipe = MultiWord(base, 4)
+    model = LanguageModel(recipe.vocab_size, transformer(1, 8, 16, n_heads=2))
+    short = dict(steps=2, log_every=2, evaluate_every=2, checkpoint_every=2, evaluators=(), batch_size=2)
+    train(dataclasses.replace(tiny.plain(tmp_path), model=model, tokenizer=recipe, **short), str(tmp_path / "run"))
+    run(folder / "small", tmp_path / "out", "--tokenizer", tmp_path / "run")
+    made, params = lmlab.load(str(tmp_path / "out"))
+    own, kept = (tokenizer_at(str(tmp_path / name)) for name in ("run", "out"))
+    assert kept.phrases == own.phrases and made.vocab_size == kept.vocab_size == recipe.vocab_size
+    assert kept.encode(TEXT[0]).tolist() == own.encode(TEXT[0]).tolist()
+    main(["sample", str(tmp_path / "out"), "--prompt", "the", "--bytes", "4"])
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'out'}\nthe")
+
+
+def test_a_tokenizer_that_would_be_lost_is_refused(folder, tmp_path, monkeypatch, capsys):
+    units = LiB(262).train(TEXT * 9)
+    monkeypatch.setattr(
+        "lmlab.convert.transfer.tokenizer_at", lambda path: units if path == "units" else tokenizer_at(path)
+    )
+    with pytest.raises(SystemExit) as error:
+        run(folder / "small", tmp_path / "out", "--tokenizer", "units")
+    said = capsys.readouterr().err
+    assert error.value.code == 2 and "LiBTokenizer cannot be kept" in said and not (tmp_path / "out").exists()
 
 
 def test_bad_input_ends_in_one_sentence_and_leaves_nothing(folder, tmp_path, capsys):

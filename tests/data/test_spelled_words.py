@@ -1,14 +1,19 @@
 """Words joined to one position each: the same text, each of its bytes covered once, and nothing but words joined."""
 
 import re
+import types
 
 import numpy as np
 import pytest
 
 from lmlab.data.bake import stream_of
 from lmlab.data.batches import Windows, evaluation_batches
+from lmlab.data.corruptions import NextTokens
 from lmlab.data.spelled_words import SpelledWords, spelled_vocabulary
 from lmlab.errors import UserError
+from lmlab.evaluation import bits_per_byte
+from lmlab.evaluation.bits_per_byte import BitsPerByte, Data
+from lmlab.runner import measured_flops_per_byte
 from lmlab.text.bpe import train_bpe
 from lmlab.text.multi_word import LETTER
 
@@ -79,6 +84,30 @@ def test_without_room_or_chance_words_stay_as_tokens():
     assert few["target_bytes"].sum() == full["target_bytes"].sum()
     half = windows(chance=0.5).batch([0, 1, 2], [(0, i) for i in range(3)])["input_segment_ids"]
     assert 0 < np.count_nonzero(half) < np.count_nonzero(full["input_segment_ids"])
+
+
+def test_flops_per_byte_are_those_of_whole_rows():
+    class Reads:
+        """A model of 1000 FLOPs a position."""
+
+        flops = staticmethod(lambda length, words: {"all": 1000.0})
+
+    baked = types.SimpleNamespace(tokenizer=TOKENIZER, split=lambda split: STREAM)
+    metrics = {}
+    for corruption in (SpelledWords(14, 0.5), NextTokens()):
+        rows = corruption.windows(STREAM, LENGTH, TOKENIZER)
+        every = [rows.batch([i]) for i in range(len(rows))]
+        scores = lambda batch: types.SimpleNamespace(nats_BL=0.0 * batch["weights"], starts=())  # noqa: E731
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(bits_per_byte, "score", lambda model, params, batch: scores(batch))
+            metrics[type(corruption)] = BitsPerByte()(None, None, Data(baked, LENGTH, 3, corruption))
+    joined, plain = metrics[SpelledWords], metrics[NextTokens]
+    assert joined["bytes_per_token"] > 1.25 * plain["bytes_per_token"]
+    run = types.SimpleNamespace(flops=lambda ratios: SpelledWords(14, 0.5).flops(Reads, LENGTH, ratios))
+    found = measured_flops_per_byte(run, joined)
+    assert found == pytest.approx(1000 / plain["bytes_per_token"])  # as many positions as without words
+    full = [int(row["target_bytes"].sum()) for row in every[:-1]]  # but for those that ends of documents take
+    assert found == pytest.approx(1000 * LENGTH / np.mean(full), rel=0.05)
 
 
 def test_shapes_are_as_promised():

@@ -61,6 +61,7 @@ def test_words_behind_pieces_and_typos_cost_what_their_tokens_do():
         behind.append((b, c))
     np.testing.assert_allclose(found["after_clean"], by_hand(model, params, text, behind), rtol=1e-4)
     np.testing.assert_allclose(found["after_typos"], by_hand(model, params, bytes(changed), behind), rtol=1e-4)
+    assert found["misspelt"] == len(behind)
     assert found["typo_cost"] == found["after_typos"] - found["after_clean"] and found["pieces"] > 1.5
 
 
@@ -83,6 +84,19 @@ def test_words_are_asked_for_of_positions_that_spell_them_too():
     model, params = xray()
     found = AfterWords(max_bytes=400)(model, params, data(corruption=SpelledWords(8, 0.4)))
     assert all(np.isfinite(v) for v in found.values()) and found["after_pieces"] > 0
+
+
+def test_what_there_is_no_word_for_is_left_out():
+    model, params = xray()
+    none = data(corruption=SpelledWords(8, 0.4))
+    none.baked.documents = lambda split: [b"1 + 2 = 3; " * 9]
+    assert AfterWords()(model, params, none) == {"misspelt": 0}
+    short = model.clone(longest=2)
+    pairs = {TOKENIZER.token_bytes(i) for i in range(290) if len(TOKENIZER.token_bytes(i)) == 2}
+    _, _, held = spelled_vocabulary(TOKENIZER, 1)
+    assert pairs and not held.any()  # of single bytes none is held out
+    found = VocabularySpelling()(short.clone(longest=1), params, data())
+    assert found.keys() == {"recovered/known", "spelled/known"}
 
 
 def test_a_vocabulary_of_the_encoders_own_vectors_is_recovered():

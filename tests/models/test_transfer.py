@@ -138,6 +138,17 @@ def test_vectors_of_bytes_are_alike_for_alike_tokens():
     assert vectors[b"rather"] @ vectors[b" rather"] > vectors[b"rather"] @ vectors[b" was"]
 
 
+def test_random_rows_of_embedding_and_head_are_drawn_apart_and_with_the_seed():
+    model = LanguageModel(B.vocab_size, transformer(1, 24, 32, n_heads=2))
+    old = {"params": {"embedding": ROWS, "head": ROWS.T}}
+    new = {"params": {"embedding": np.zeros((B.vocab_size, 24)), "head": np.zeros((24, B.vocab_size))}}
+    made = [transferred(model, new, old, A, B, "random", seed=seed)["params"] for seed in (0, 0, 1)]
+    drawn = [rows[fresh()] for each in made for rows in (each["embedding"], each["head"].T)]
+    standard = [((rows - ROWS.mean(0)) / ROWS.std(0)).ravel() for rows in drawn]
+    likeness = np.corrcoef(standard)[[0, 0, 0, 1, 1], [1, 2, 4, 3, 5]]
+    np.testing.assert_allclose(likeness, [0, 1, 0, 1, 0], atol=4 / len(standard[0]) ** 0.5)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_model_takes_over_everything_but_its_rows(tied):
     def params(model, seed):

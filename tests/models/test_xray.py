@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.core import meta
 
 from lmlab.data.bake import stream_of
 from lmlab.data.spelled_words import SpelledWords, spelled_vocabulary
@@ -57,6 +58,48 @@ def test_without_words_it_is_its_host():
     np.testing.assert_allclose(made["params"]["embedding"][280], np.mean(host["params"]["embedding"], 0), rtol=1e-5)
     with pytest.raises(UserError, match="but for them"):
         grafted(MODEL, params(), params() | {"params": params()["params"] | {"more": 0}})
+    shapes = lambda model: jax.tree.map(  # noqa: E731
+        lambda p: np.zeros(p.shape), meta.unbox(jax.eval_shape(functools.partial(init, model), jax.random.key(0)))
+    )
+    for other, teacher in ((MODEL.clone(tied=False), HOST), (MODEL, MODEL.clone(d_hidden=12))):
+        with pytest.raises(UserError, match="but for them"):  # a head of its own; an encoder of another width
+            grafted(other, shapes(other), shapes(teacher))
+    untied = grafted(MODEL.clone(tied=False), shapes(MODEL.clone(tied=False)), shapes(HOST.clone(tied=False)))
+    assert untied["params"]["head"].shape == (16, 281)
+
+
+def test_nats_depend_on_no_embedding_and_no_word_behind_them():
+    made, place = params(), BATCH["input_segment_ids"][0]
+    read = lambda method: MODEL.apply(made, BATCH["inputs"].reshape(-1, 12), method=method)  # noqa: E731
+    tokens, words = MODEL.apply(made, BATCH["tokens"], method="embed_tokens"), read("encode")
+
+    class Given(XRay):
+        """Vectors are what is asked for."""
+
+        tokens_BLD: object = None
+        words_MD: object = None
+
+        def embed_tokens(self, tokens_BL):
+            return self.tokens_BLD
+
+        def encode(self, characters_MW):
+            return self.words_MD
+
+    sizes = dict(tied=True, longest=12, d_character=8, d_hidden=8)
+    at = int(place[place > 0][2])
+
+    @jax.jit
+    @functools.partial(jax.grad, argnums=(0, 1))
+    def gradient(tokens_BLD, words_MD):
+        model = Given(281, BODY, **sizes, tokens_BLD=tokens_BLD, words_MD=words_MD)
+        output = model.apply(made, BATCH["tokens"], BATCH["segment_ids"], BATCH["inputs"], BATCH["input_segment_ids"])
+        return output.nats(BATCH)[0, at]
+
+    by_tokens, by_words = (np.abs(np.asarray(g)).max(-1) for g in gradient(tokens, words))
+    by_words = by_words.reshape(2, -1)
+    assert not by_tokens[0, at + 1 :].any() and not by_tokens[1].any() and by_tokens[0, :at].any()
+    assert not by_words[0, place > at].any() and not by_words[1].any()
+    assert (by_words[0, (place > 0) & (place <= at)] > 0).all()
 
 
 def test_no_position_sees_the_words_ahead_and_all_behind_do():

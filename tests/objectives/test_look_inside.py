@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from lmlab.commands.look import _reads_left_to_right
 from lmlab.data.spelled_words import SpelledWords
 from lmlab.errors import UserError
 from lmlab.models.build import transformer
@@ -13,7 +14,7 @@ from lmlab.models.language_model import LanguageModel, init
 from lmlab.models.xray import XRay
 from lmlab.objectives.look_inside import LookInside, Spelling
 from lmlab.objectives.transferred import Transferred
-from lmlab.runner import load_run
+from lmlab.runner import load_run, read_metrics
 from lmlab.text.bpe import BPE
 from lmlab.training.loop import train
 from lmlab.training.optimizers import AdamW
@@ -48,6 +49,14 @@ def test_a_host_is_kept_by_the_vocabulary_and_taken_over_by_the_text(tmp_path):
     more = Transferred(teacher=host).begin(host.model, other, hosted, data.baked.tokenizer)
     jax.tree.map(np.testing.assert_array_equal, more, jax.tree.map(np.asarray, hosted))
 
+    with pytest.raises(UserError, match="a model of SpelledWords, which can neither"):
+        _reads_left_to_right(reads, "run")
+    decays, longer = dict(optimizer=AdamW(1e-2)), dict(corruption=SpelledWords(9))
+    for fields, said in ((decays, "only without decay"), (longer, "up to 9 bytes")):
+        with pytest.raises(UserError, match=said):
+            dataclasses.replace(looks, **fields)
+    line, _ = read_metrics(str(tmp_path / "run-teacher"))
+    assert line[-1]["flops"] == 2 * 3 * looks.objective.at_once * 2 * xray.word_flops()  # the host is not run
     with pytest.raises(UserError, match="only where its backbone is"):
         other = XRay(281, transformer(2, 16, 32, n_heads=2), **SIZES)
         Spelling(teacher=host).begin(other, None, hosted, data.baked.tokenizer)

@@ -52,6 +52,19 @@ def test_the_most_frequent_pairs_and_triples_are_chosen():
     assert set(count_phrases([b"a b, c d\ne  f.g h"], 3)) == {b"a b", b" c d", b"g h"}
 
 
+def test_long_phrases_are_left_out():
+    sentences = " ".join([200 * "字", "a", "b", 200 * "語"] * 3).encode()
+    assert set(count_phrases([sentences], 3)) == {b" a b"}
+    most = " ".join(["x" * 63, "x" * 63, "y"] * 6).encode() + b"\n"
+    tokenizer = MultiWord(ByteTokenizer(), 1, most_bytes=128).train([b"\n" + b" " + most])
+    assert len(tokenizer.phrases[0]) <= 128 and tokenizer.decode(tokenizer.encode(most)) == most
+    longest = MultiWordTokenizer(ByteTokenizer(), (b" " + b"x" * 63 + b" " + b"x" * 63,))
+    assert longest.encode(b"." + longest.phrases[0] + b".").tolist() == [46, 256, 46]
+    with pytest.raises(UserError, match="at most 3 to 128 bytes"):
+        MultiWord(most_bytes=129)
+    assert MultiWord(most_bytes=32).fingerprint != MultiWord().fingerprint
+
+
 def test_phrases_are_the_longest_whole_words_from_left_to_right():
     own = MultiWordTokenizer(ByteTokenizer(), (b" of the", b" of the same", b"of the", b" the same", b" same as"))
     tokens = lambda text: [own.token_bytes(i) for i in own.encode(text) if i >= 256]  # noqa: E731

@@ -4,6 +4,7 @@ import collections
 
 import pytest
 
+import lmlab.text.bpe as bpe
 from lmlab.errors import UserError
 from lmlab.text.bpe import train_bpe
 from lmlab.text.merges import PRE_TOKEN
@@ -45,6 +46,13 @@ def test_chunks_are_of_so_many_words_by_chance():
 def test_chunks_of_one_word_teach_what_bpe_learns():
     alone = Supertokens(300, words=(1.0,)).train([TEXT])
     assert alone.merges == train_bpe([TEXT], 300).merges
+    assert alone.fingerprint != train_bpe([TEXT], 300).fingerprint  # the same tokens, and other cuts
+
+
+def test_a_long_text_is_not_cut_where_tokens_cross(tokenizer, monkeypatch):
+    whole = tokenizer.encode(TEXT)
+    monkeypatch.setattr(bpe, "_PIECE", 7)
+    assert tokenizer.encode(TEXT).tolist() == whole.tolist()
 
 
 def test_supertokens_go_over_spaces_and_compress_more(tokenizer):
