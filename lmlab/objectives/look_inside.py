@@ -55,8 +55,10 @@ class Spelling(Transferred):
     pair = False  # the teacher reads the run's own tokenizer
 
     def check(self, run):
-        """UserError where the text's words may be of other lengths than the model's."""
-        of_text, of_model = getattr(run.corruption, "longest", 0), run.model.longest
+        """UserError for a model without characters, and where the text's words may be of other lengths than its."""
+        of_text, of_model = getattr(run.corruption, "longest", 0), getattr(run.model, "longest", None)
+        if of_model is None:
+            raise UserError("Words are spelled by a model that reads and writes their characters (XRay), and by no other.")
         if of_text != of_model:
             raise UserError(f"The text's words have up to {of_text} bytes (longest), but the model's {of_model}.")
 

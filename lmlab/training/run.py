@@ -78,7 +78,6 @@ class Run:
             raise UserError(
                 f"The tokenizer has {self.tokenizer.vocab_size} ids{and_extra} but the model only {self.model.vocab_size}."
             )
-
         if hasattr(self.objective, "check"):
             self.objective.check(self)  # UserError where the rest of the run does not suit it
 
