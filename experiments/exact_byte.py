@@ -137,15 +137,22 @@ STRINGS = Table(
     source=SOURCE,
 )
 WAYS = {"plain": "As encoded", "healed": "Healed", "aligned": "Aligned", "exact": "Exact"}
+
+
+def by_way(of):
+    """Columns of what is asked of cut prompts ("cut") or gaps ("gap"), first byte and all, in every way."""
+    return tuple(
+        Column(f"{of}/{way}{part}", f"{label}{where}", "bits per byte", "lower", 3)
+        for part, where in (("/first", ", first byte"), ("", ""))
+        for way, label in WAYS.items()
+    )
+
+
 PROMPTS = Table(
     name="prompts",
     title="Behind prompts cut within a token",
     arms=NAMES,
-    measured=tuple(
-        Column(f"cut/{method}{part}", f"{label}{where}", "bits per byte", "lower", 3)
-        for part, where in (("/first", ", first byte"), ("", ""))
-        for method, label in WAYS.items()
-    ),
+    measured=by_way("cut"),
     source=SOURCE,
     note="bits of the true bytes behind the prompt; a byte that a method thinks impossible costs 30.",
 )
@@ -153,11 +160,7 @@ GAPS = Table(
     name="gaps",
     title="Gaps cut within a token, the suffix in the context",
     arms=("filling",),
-    measured=tuple(
-        Column(f"gap/{method}{part}", f"{label}{where}", "bits per byte", "lower", 3)
-        for part, where in (("/first", ", first byte"), ("", ""))
-        for method, label in WAYS.items()
-    ),
+    measured=by_way("gap"),
     source=SOURCE,
     note="bits of the first bytes of the gap; a byte that a method thinks impossible costs 30.",
 )

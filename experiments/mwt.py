@@ -23,7 +23,7 @@ model is of GPT-2's size, which is chosen here.
 
 import dataclasses
 
-from lmlab.comparison import Setup
+from lmlab.comparison import PROSE_SETUPS, Setup
 from lmlab.data.library_parts import LibraryPart
 from lmlab.evaluation.vocabulary import Compression
 from lmlab.experiment import Arm, Column, Experiment, Paper, Table
@@ -42,9 +42,7 @@ PAPER = Paper(
     "sequences at next to no loss.",
 )
 
-SETUPS = {
-    "smoke": Setup(LibraryPart(6_000_000, 0.02), 160_000, 4096, 256, 155, 3e-3, 10_000),
-    "small": Setup(LibraryPart(None, 0.02), 1_640_000, 4096, 512, 214, 3e-3, 40_000),
+SETUPS = PROSE_SETUPS | {
     "paper": Setup(LibraryPart(), 10_000_000_000, 2**20, 4096, 1024, 3e-4, 1_000_000, "bfloat16"),
 }
 STEPS = {"smoke": 40, "small": 80, "paper": 2_000}  # that a trained model goes on for

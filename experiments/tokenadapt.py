@@ -20,7 +20,7 @@ a secondary text. How many words a chunk has is drawn with chances chosen here. 
 text, is left out.
 """
 
-from lmlab.comparison import Setup
+from lmlab.comparison import PROSE_SETUPS, Setup
 from lmlab.data.library_parts import LibraryPart
 from lmlab.evaluation.vocabulary import Compression
 from lmlab.experiment import Arm, Column, Experiment, Paper, Table
@@ -40,9 +40,7 @@ PAPER = Paper(
     "supertokens of several words compress more.",
 )
 
-SETUPS = {
-    "smoke": Setup(LibraryPart(6_000_000, 0.02), 160_000, 4096, 256, 155, 3e-3, 10_000),
-    "small": Setup(LibraryPart(None, 0.02), 1_640_000, 4096, 512, 214, 3e-3, 40_000),
+SETUPS = PROSE_SETUPS | {
     "paper": Setup(LibraryPart(), 100_000_000_000, 2**21, 8192, 2048, 3e-4, 1_000_000, "bfloat16"),
 }
 BASES = {"smoke": BPE(400, 1.54), "small": BPE(1024, 2.39), "paper": BPE(128_256, 4.4)}

@@ -24,7 +24,7 @@ At paper scale the host is GPT-2's shape.
 
 import dataclasses
 
-from lmlab.comparison import Setup
+from lmlab.comparison import PROSE_SETUPS, Setup
 from lmlab.data.library_parts import LibraryPart
 from lmlab.data.spelled_words import SpelledWords
 from lmlab.evaluation.after_words import AfterWords
@@ -45,9 +45,8 @@ PAPER = Paper(
     "English.",
 )
 
-SETUPS = {
-    "smoke": Setup(LibraryPart(6_000_000, 0.02), 160_000, 4096, 256, 155, 3e-3, 10_000),
-    "small": Setup(LibraryPart(None, 0.02), 1_480_000, 4096, 512, 214, 3e-3, 40_000),
+SETUPS = PROSE_SETUPS | {
+    "small": dataclasses.replace(PROSE_SETUPS["small"], train_bytes=1_480_000),
     "paper": Setup(LibraryPart(), 10_000_000_000, 2**20, 4096, 1024, 3e-4, 1_000_000, "bfloat16"),
 }
 TOKENS = {"smoke": BPE(512, 1.65), "small": BPE(1024, 2.39), "paper": BPE(50_257, 4.2)}

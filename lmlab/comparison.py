@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from lmlab.data.corpora import StandardLibrary
+from lmlab.data.library_parts import LibraryPart
 from lmlab.data.sampled_tokenizers import SampledTokenizers
 from lmlab.evaluation.bits_per_byte import BitsPerByte, Robustness
 from lmlab.models.hypernetwork import Hypernetwork, Retokenized
@@ -60,6 +61,11 @@ class Setup:
 SPAN_SETUPS = {
     "smoke": Setup(StandardLibrary(2_000_000), 300_000, 4096, 256, 128, 3e-3, 20_000),
     "small": Setup(StandardLibrary(validation=0.005, test=0.03), 4_000_000, 8192, 512, 200, 3e-3, 40_000),
+}
+# Of subwords over the documentation alone, whose words are English.
+PROSE_SETUPS = {
+    "smoke": Setup(LibraryPart(6_000_000, 0.02), 160_000, 4096, 256, 155, 3e-3, 10_000),
+    "small": Setup(LibraryPart(None, 0.02), 1_640_000, 4096, 512, 214, 3e-3, 40_000),
 }
 
 

@@ -249,7 +249,7 @@ def load_run(directory):
         jax.eval_shape(init, jax.random.key(0)),
         shardings,
     )
-    folder = os.path.join(os.path.abspath(directory), "checkpoints")
+    folder = checkpoints.folder(directory)
     if not os.path.isdir(folder):
         raise UserError(f"{directory} holds no checkpoint yet.")
     step, sentences = checkpoints.readable_step(folder)

@@ -79,10 +79,7 @@ class BPE:
 
     def load(self, path: str | pathlib.Path) -> "BPETokenizer":
         """Read what this recipe trained; see `BPETokenizer.load`."""
-        tokenizer = BPETokenizer.load(path, self.bytes_per_token)
-        if tokenizer.vocab_size != self.vocab_size:
-            raise UserError(f"{path} has {tokenizer.vocab_size} ids, not the {self.vocab_size} that were asked for.")
-        return tokenizer
+        return BPETokenizer.load(path, self.bytes_per_token, self.vocab_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,11 +193,13 @@ class BPETokenizer(Tokens):
         pathlib.Path(path).write_text(self.definition, encoding="utf-8")
 
     @classmethod
-    def load(cls, path: str | pathlib.Path, bytes_per_token: float = 4.0) -> "BPETokenizer":
+    def load(
+        cls, path: str | pathlib.Path, bytes_per_token: float = 4.0, vocab_size: int | None = None
+    ) -> "BPETokenizer":
         """Read a file that `save` wrote.
 
         Raises:
-            UserError: the file is not a tokenizer, or not one that round-trips every byte string.
+            UserError: the file is not a tokenizer, not one that round-trips every byte string, or not of `vocab_size`.
         """
         try:
             tokenizer = cls(pathlib.Path(path).read_text(encoding="utf-8"), bytes_per_token)
@@ -216,6 +215,8 @@ class BPETokenizer(Tokens):
             exact = False
         if not exact:
             raise UserError(f"{path} does not give back the bytes that it encoded, so it cannot be used here.")
+        if vocab_size not in (None, tokenizer.vocab_size):
+            raise UserError(f"{path} has {tokenizer.vocab_size} ids, not the {vocab_size} that were asked for.")
         return tokenizer
 
 
@@ -235,13 +236,21 @@ def train_bpe(documents: Iterable[bytes], vocab_size: int, bytes_per_token: floa
 
 def train_bpe_up_to(documents: Iterable[bytes], vocab_size: int, bytes_per_token: float = 4.0) -> BPETokenizer:
     """`train_bpe` with fewer ids where the documents hold no more pairs. UserError if `vocab_size` is under 258."""
+    return BPETokenizer(learn((text for data in documents for text in valid_texts(data)), vocab_size), bytes_per_token)
+
+
+def learn(texts: Iterable[str], vocab_size: int, within_words: bool = True) -> str:
+    """The library's JSON of up to `vocab_size` ids learned from `texts`, within GPT-2's words or the texts as they are.
+
+    UserError if `vocab_size` is under 258: 256 bytes, BOS and EOS.
+    """
     if vocab_size < 258:
         raise UserError(f"A BPE vocabulary needs at least 258 ids (256 bytes, BOS and EOS), not {vocab_size}.")
     library = tokenizers.Tokenizer(tokenizers.models.BPE())
-    library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=within_words)
     library.decoder = tokenizers.decoders.ByteLevel()
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=vocab_size - 2, min_frequency=2, initial_alphabet=byte_alphabet(), show_progress=False
     )
-    library.train_from_iterator((text for data in documents for text in valid_texts(data)), trainer)
-    return BPETokenizer(library.to_str(), bytes_per_token)
+    library.train_from_iterator(texts, trainer)
+    return library.to_str()

@@ -9,10 +9,9 @@ import pathlib
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-import tokenizers
 
 from lmlab.errors import UserError
-from lmlab.text.bpe import BPETokenizer, byte_alphabet, runs, valid_texts
+from lmlab.text.bpe import BPETokenizer, learn, runs, valid_texts
 from lmlab.text.merges import PRE_TOKEN
 
 
@@ -64,14 +63,8 @@ class Supertokens:
 
     def train(self, documents: Iterable[bytes]) -> "SupertokenTokenizer":
         """Learn the merges. UserError if the documents hold too few distinct pairs."""
-        library = tokenizers.Tokenizer(tokenizers.models.BPE())
-        library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        library.decoder = tokenizers.decoders.ByteLevel()
-        trainer = tokenizers.trainers.BpeTrainer(
-            vocab_size=self.vocab_size - 2, min_frequency=2, initial_alphabet=byte_alphabet(), show_progress=False
-        )
-        library.train_from_iterator(chunks(self._first(documents), self.words, self.seed), trainer)
-        tokenizer = SupertokenTokenizer(library.to_str(), self.bytes_per_token)
+        pieces = chunks(self._first(documents), self.words, self.seed)
+        tokenizer = SupertokenTokenizer(learn(pieces, self.vocab_size, within_words=False), self.bytes_per_token)
         if tokenizer.vocab_size < self.vocab_size:
             raise UserError(
                 f"The corpus is too small for {self.vocab_size} supertokens: it yields only {tokenizer.vocab_size}."
@@ -91,10 +84,7 @@ class Supertokens:
 
     def load(self, path: str | pathlib.Path) -> "SupertokenTokenizer":
         """Read what this recipe trained."""
-        tokenizer = SupertokenTokenizer.load(path, self.bytes_per_token)
-        if tokenizer.vocab_size != self.vocab_size:
-            raise UserError(f"{path} has {tokenizer.vocab_size} ids, not the {self.vocab_size} that were asked for.")
-        return tokenizer
+        return SupertokenTokenizer.load(path, self.bytes_per_token, self.vocab_size)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,11 @@ MODEL, PARAMETERS = "model.json", "params.safetensors"
 PATIENCE = 600
 
 
+def folder(directory):
+    """Where a run in `directory` keeps its checkpoints; absolute, as Orbax wants it."""
+    return os.path.join(os.path.abspath(directory), "checkpoints")
+
+
 @contextlib.contextmanager
 def checkpointer(directory, keep_last=2, keep_every=0, read_only=False, periodic=0):
     """`Checkpoints` in `directory`, open; waits for pending writes on exit.

@@ -12,11 +12,9 @@ from lmlab.data.batches import TrainBatches
 from lmlab.errors import Diverged, Interrupted, Stopped, UserError
 from lmlab.evaluation.bits_per_byte import BitsPerByte, Data
 from lmlab.kernels.chips import peak_flops
-from lmlab.text.bytes import ByteTokenizer
-from lmlab.text.tokenizer_file import TokenizerFile
-from lmlab.training import checkpoints, processes
+from lmlab.training import checkpoints, precursors, processes
 from lmlab.training.clock import Clock
-from lmlab.training.directory import TOKENIZER, check, claimed, mark, pin, shared
+from lmlab.training.directory import check, claimed, mark, pin, shared
 from lmlab.training.goodput import Times, goodput
 from lmlab.training.precision import compute_copy
 from lmlab.training.profile import Profile, check_steps, say
@@ -26,7 +24,6 @@ from lmlab.training.sharding import (
     local_rows,
     make_mesh,
     place,
-    place_parameters,
     place_whole,
     row_sharding,
 )
@@ -53,19 +50,7 @@ def train(run, directory, on_metrics=lambda step, values: None, profile=None):
     check_steps(profile, run)
     mesh = make_mesh(run.mesh)
     check_rows(run, mesh)
-    firsts, before = run.precursors(os.fspath(directory).rstrip("/")), {}
-    if firsts:
-        begun = processes.first(lambda: check(run, directory) and checkpoints.newest_whole(_checkpoints(directory))[0])
-        (begun,) = processes.from_first(begun or 0)
-        # Before its first periodic checkpoint a run may roll back to where it began.
-        if not begun or (run.spikes.policy == "rollback" and begun < run.checkpoint_every):
-            for name, (other, where) in firsts.items():
-                if checkpoints.is_model(where):
-                    before[name] = _converted(other, where)
-                    continue
-                params, read = train(other, where)
-                # On the host: what is on the devices, steps may take.
-                before[name] = jax.device_get(processes.gather(params)), read.baked.tokenizer
+    before = precursors.trained(run, directory, train)
     clock = Clock()
     with StopSignal() as stop, contextlib.ExitStack() as stack:
         processes.first(lambda: check(run, directory))
@@ -102,32 +87,6 @@ def train(run, directory, on_metrics=lambda step, values: None, profile=None):
     return params, dataclasses.replace(data, check=lambda: None)
 
 
-def _converted(run, directory):
-    """(parameters, tokenizer) of a converted model that stands for the one that `run` would train."""
-    model, params = checkpoints.load_model(directory)
-    if model != run.model:
-        raise UserError(f"The model in {directory} is not the run's teacher: they differ in more than their weights.")
-    path = os.path.join(directory, TOKENIZER)
-    return jax.device_get(params), TokenizerFile(path).read() if os.path.exists(path) else ByteTokenizer()
-
-
-def _taught(run, state, shardings, tokenizer, before):
-    """The state before the first step of a run whose objective has a teacher, and perhaps a donor: `before`, {name:
-    (parameters, tokenizer)}. UserError where these were not trained with the tokenizers of the run."""
-    for name, own in (("teacher", "teacher"), ("donor", "student")):
-        expected = getattr(tokenizer, own, tokenizer)  # without a pair of tokenizers both read the text in one
-        if name in before and expected.fingerprint != before[name][1].fingerprint:
-            raise UserError(f"The run reads the text in other tokens than those that its {name} was trained with.")
-    teacher, donor = (before.get(name, (None,))[0] for name in ("teacher", "donor"))
-    fresh = jax.device_get(processes.gather(state.params))
-    params = run.objective.begin(run.model, fresh, teacher, tokenizer, donor, run.seed)
-    state = state.replace(params=place_parameters(params, shardings.params))
-    if not hasattr(run.objective, "begun"):
-        return state
-    remembered = run.objective.begun(run.model, teacher, tokenizer)
-    return state.replace(objective=place_parameters(remembered, shardings.objective))
-
-
 def _train(run, directory, data, mesh, stop, watch, clock, on_metrics, profile, before):
     optimizer = run.optimizer.build(run.steps)
     init, shardings = make_init(run, optimizer, mesh)
@@ -149,14 +108,9 @@ def _train(run, directory, data, mesh, stop, watch, clock, on_metrics, profile, 
 
     def first():
         """The state before the first step."""
-        state = init(jax.random.key(run.seed))
-        if "before" in before:
-            state = state.replace(params=place_parameters(before["before"][0], shardings.params))
-        if "teacher" in before:
-            state = _taught(run, state, shardings, data.baked.tokenizer, before)
-        return state
+        return precursors.begin(run, init(jax.random.key(run.seed)), shardings, data.baked.tokenizer, before)
 
-    folder = _checkpoints(directory)
+    folder = checkpoints.folder(directory)
     warnings = processes.first(lambda: checkpoints.set_aside(folder))
     with (
         checkpoints.checkpointer(folder, run.keep_last, run.keep_every, periodic=run.checkpoint_every) as saved,
@@ -303,10 +257,6 @@ def _train(run, directory, data, mesh, stop, watch, clock, on_metrics, profile, 
             note("end", step)
             write("goodput", step, goodput(directory))
     return state.params
-
-
-def _checkpoints(directory):
-    return os.path.join(os.path.abspath(directory), "checkpoints")
 
 
 def _is_due(step, every, last):

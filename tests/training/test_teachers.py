@@ -13,7 +13,7 @@ from lmlab.objectives.retokenized import FromHypernetwork, PredictRows
 from lmlab.objectives.transferred import Transferred
 from lmlab.text.bpe import BPE, train_bpe
 from lmlab.text.pairs import Beside, Paired
-from lmlab.training.loop import _taught
+from lmlab.training.precursors import begin
 from tests.training import tiny
 
 PAIR, ONE, EITHER = (ALM, FromHypernetwork), (PredictRows, Spelling, LookInside), (Transferred,)
@@ -49,7 +49,7 @@ def test_a_teacher_of_another_tokenizer_is_refused(objective):
     before = {"teacher": ({}, THIRD)}
     for tokenizer in ([] if objective in PAIR else [OWN]) + ([] if objective in ONE else [Paired(OWN, OTHER)]):
         with pytest.raises(UserError, match="other tokens than those that its teacher was trained with"):
-            _taught(made, None, None, tokenizer, before)
+            begin(made, None, None, tokenizer, before)
 
 
 @pytest.mark.parametrize("objective", [ALM, Transferred])
@@ -57,4 +57,4 @@ def test_a_donor_of_another_tokenizer_is_refused(objective):
     made = types.SimpleNamespace(objective=objective(method="omp"), model=None)
     for tokenizer, teacher in ((Paired(OWN, OTHER), OTHER), (OWN, OWN)):
         with pytest.raises(UserError, match="other tokens than those that its donor was trained with"):
-            _taught(made, None, None, tokenizer, {"teacher": ({}, teacher), "donor": ({}, THIRD)})
+            begin(made, None, None, tokenizer, {"teacher": ({}, teacher), "donor": ({}, THIRD)})
