@@ -57,6 +57,12 @@ def _on_tpu():
     return mesh.devices.flat[0].platform == "tpu"
 
 
+def on_cpu():
+    """Whether what is traced is for CPUs."""
+    mesh = _mesh.get()
+    return (jax.default_backend() if mesh is None else mesh.devices.flat[0].platform) == "cpu"
+
+
 def _each_device(kernel, arguments, specs, out_specs):
     """`kernel(*arguments)` on every device's part; an argument None stays None."""
     mesh = _mesh.get()

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lmlab.kernels.dispatch import positions_are_split
+from lmlab.kernels.dispatch import on_cpu, positions_are_split
 
 
 def _merged(x):
@@ -66,9 +66,19 @@ def _value(w):
 
 
 def weight_gradient(x, g):
-    """x^T g, [..., D], [..., F] -> [D, F], accumulated in float32 whatever the operands."""
+    """x^T g, [..., D], [..., F] -> [D, F], accumulated in float32 whatever the operands.
+
+    On a CPU of two transposed products the one whose left operand is the narrower took 0.55 to 0.95 of the other's time
+    (D of 4 F to 2.6 F, one core); without the barrier, XLA turns it back.
+    """
     all_but_last = tuple(range(x.ndim - 1))
-    return jax.lax.dot_general(x, g, ((all_but_last, all_but_last), ((), ())), preferred_element_type=jnp.float32)
+
+    def product(a, b):
+        return jax.lax.dot_general(a, b, ((all_but_last, all_but_last), ((), ())), preferred_element_type=jnp.float32)
+
+    if x.shape[-1] > g.shape[-1] and on_cpu():
+        return jax.lax.optimization_barrier(product(g, x)).T
+    return product(x, g)
 
 
 def linear(x, w):

@@ -39,6 +39,13 @@ def test_rms_norm_of_zeros_has_finite_gradients():
     np.testing.assert_allclose(g, 1e-5**-0.5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("widths", [(12, 5), (5, 12)])
+def test_linear_equals_the_product(widths):
+    """Its weight gradient takes the narrower operand first."""
+    args = (normal(2, 7, widths[0]), normal(*widths, seed=1))
+    assert_equal(kernels.linear, lambda x, w: x @ w, args, 1e-4)
+
+
 @pytest.mark.parametrize("shape", [(2, 7, 8), (3, 8)])
 def test_swiglu_equals_the_reference(shape):
     args = (normal(*shape), normal(8, 2, 12, seed=1), normal(12, 8, seed=2))
