@@ -20,7 +20,7 @@ import numpy as np
 from lmlab.data.categories import Categories, halves
 from lmlab.evaluation.mixture_inference import guesses, infer_mixture, log_mean_squared_error, random_mixture, take
 from lmlab.experiment import Arm, Column, Experiment, Paper, Study, Table
-from lmlab.text.bpe import train_bpe
+from lmlab.text.bpe import train_bpe_up_to
 from lmlab.text.merges import count_words
 
 PAPER = Paper(
@@ -37,7 +37,7 @@ class MixtureInference(Study):
     """Trials of inference on mixtures that are known."""
 
     categories: int = 2
-    merges: int = 300
+    merges: int = 300  # fewer where the text holds no more pairs
     trials: int = 3
     train_bytes: int = 200_000  # of the tokenizer; less where the shortest half has less
 
@@ -46,17 +46,18 @@ class MixtureInference(Study):
         self.corpus.check(self.categories)
 
     def measure(self):
-        """{"log_mse", "log_mse_spread" over trials, "random", "uniform", "largest_error" of a share, in points,
-        "bytes" the tokenizers were trained on}."""
+        """{"log_mse", "log_mse_spread" over trials, "random", "uniform", "largest_error" of a share, in points, "merges"
+        of a tokenizer, "bytes" that it was trained on}."""
         texts = self.corpus.texts()
-        rng, errors, largest = np.random.default_rng(self.seed), [], []
+        rng, errors, largest, seen = np.random.default_rng(self.seed), [], [], []
         for _ in range(self.trials):
             chosen = rng.choice(len(texts), self.categories, replace=False)
             parts = [halves(list(texts.values())[i]) for i in sorted(chosen)]
             truth = random_mixture(self.categories, rng)
             size = min(self.train_bytes, *(sum(map(len, train)) for train, _ in parts))
             mixed = [d for share, (train, _) in zip(truth, parts, strict=True) for d in take(train, int(share * size))]
-            merges = train_bpe(mixed, 258 + self.merges).merges
+            merges = train_bpe_up_to(mixed, 258 + self.merges).merges
+            seen.append(len(merges))
             shares = infer_mixture(merges, [count_words(held) for _, held in parts])
             errors.append(float(log_mean_squared_error(shares, truth)))
             largest.append(100 * float(np.abs(shares - truth).max()))
@@ -67,6 +68,7 @@ class MixtureInference(Study):
             "random": random,
             "uniform": uniform,
             "largest_error": float(np.mean(largest)),
+            "merges": float(np.mean(seen)),
             "bytes": float(size),
         }
 
@@ -104,6 +106,7 @@ TABLE = Table(
         Column("random", "Random guess", ERROR, None, 2),
         Column("uniform", "Equal shares", ERROR, None, 2),
         Column("largest_error", "Largest error", "% of the text", "lower", 1),
+        Column("merges", "Merges", "mean", None, 0),
         Column("bytes", "Tokenizer's text", "bytes", None, 0),
     ),
     reported_columns=(

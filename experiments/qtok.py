@@ -53,7 +53,7 @@ class Audit(Study):
 
 @dataclasses.dataclass(frozen=True)
 class AuditFile(Audit):
-    """That of a tokenizer file: `--set file=PATH`."""
+    """That of a tokenizer file, `--set file=PATH`, used on the same half."""
 
     file: str = ""
 
@@ -64,7 +64,8 @@ class AuditFile(Audit):
 
     def measure(self):
         """The audit's numbers that the table shows."""
-        found = audit(TokenizerFile(self.file).read(), self.corpus.texts())
+        held = {name: halves(lines)[1] for name, lines in self.corpus.texts().items()}
+        found = audit(TokenizerFile(self.file).read(), held)
         return {key: float(found.get(key, 0.0)) for key in KEYS}
 
 

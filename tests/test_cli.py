@@ -40,6 +40,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
         (["table", "hnet", "--seeds", "one"], "--seeds takes integers"),
         (["data", "hnet/llamabyte", "--corpus", "no_such_corpus"], "There is no corpus at "),
         (["data", "hnet/llamabyte", "--corpus", "/dev/null"], "The corpus is empty"),
+        (["data", "charbench/bytes", "--corpus", "."], "text made for what is asked about it"),
         (["results", "hnet", "--scale", "mid"], "No results of hnet at scale mid"),
         (["sample", "nowhere"], "is not a run directory"),
         (["inspect", "nowhere"], "is not a run directory"),

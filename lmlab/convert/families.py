@@ -7,7 +7,7 @@ from lmlab.convert.gpt2 import GPT2
 from lmlab.convert.llama import LLAMA
 from lmlab.convert.whole import write
 from lmlab.errors import UserError
-from lmlab.text.tokenizer_file import TokenizerFile
+from lmlab.text.tokenizer_file import FileTokenizer, TokenizerFile
 from lmlab.training import checkpoints
 
 FAMILIES = {"gpt2": GPT2, "llama": LLAMA}
@@ -20,6 +20,8 @@ def import_checkpoint(family, file, config_file, out, tokenizer=None):
     if tokenizer is not None and family == "hnet":
         raise UserError("H-Net reads bytes: it has no tokenizer.")
     tokenizer = None if tokenizer is None else TokenizerFile(tokenizer).read()
+    if not isinstance(tokenizer, FileTokenizer | None):
+        raise UserError("A published checkpoint has a published tokenizer, not multi-word tokens over one.")
     if family == "llama" and config_file is None and file.endswith(".bin"):
         checkpoints.absent(os.path.normpath(out))
         return huggingface.save(LLAMA, *llama2c.read(file), {"format": "pt"}, out, tokenizer)

@@ -62,9 +62,9 @@ def transfer(directory, out, tokenizer=None, method=None, source=None, donor=Non
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, TOKENIZER)
         new.save(path)
-        if os.path.exists(path):
-            if not _reads_back(path, new):
-                raise UserError(f"A {type(new).__name__} cannot be kept beside a model: its file is not read back.")
+        if not isinstance(new, ByteTokenizer):  # which has no file
+            if not os.path.exists(path) or not _reads_back(path, new):
+                raise UserError(f"A {type(new).__name__} cannot be kept beside a model: no file holds all of it.")
             with open(path, encoding="utf-8") as f:
                 texts[TOKENIZER] = f.read()
     checkpoints.save_model(out, changed, made, texts)

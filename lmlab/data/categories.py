@@ -1,5 +1,6 @@
 """Several texts side by side, each under its name: what tokenizers are audited on."""
 
+import collections
 import dataclasses
 import os
 import re
@@ -29,10 +30,7 @@ class Categories:
             return {part: LibraryPart(3 * self.max_bytes, part=part) for part in ("prose", "code")}
         if not os.path.isdir(self.path):
             raise UserError(f"There is no folder of texts at {self.path}.")
-        names = sorted(n for n in os.listdir(self.path) if is_text(n))
-        short = [text_name(n) for n in names]
-        short = short if len(set(short)) == len(short) else names
-        return {s: Files(os.path.join(self.path, n)) for s, n in zip(short, names, strict=True)}
+        return {name: Files(os.path.join(self.path, file)) for name, file in text_files(self.path).items()}
 
     def texts(self):
         """{name: documents}, in order, bytes; documents of a text are of different content."""
@@ -53,10 +51,13 @@ def is_text(name):
     return not re.match(r"\.|(?i:licen[cs]e|readme|source)", name)
 
 
-def text_name(name):
-    """What a text in the file `name` is called: "newstest2019-ref.deu.txt.gz" is "deu"."""
-    stem = re.sub(r"\.(txt|jsonl|parquet|fa|fasta)?(\.gz)?$", "", name)
-    return stem.rsplit(".", 1)[-1]
+def text_files(folder):
+    """{name: file} of the texts in a folder, in order of the files: "newstest2019-ref.deu.txt.gz" is "deu", unless
+    another file would be called so too; then these have the names of their files."""
+    files = sorted(file for file in os.listdir(folder) if is_text(file))
+    short = {file: re.sub(r"\.(txt|jsonl|parquet|fa|fasta)?(\.gz)?$", "", file).rsplit(".", 1)[-1] for file in files}
+    often = collections.Counter(short.values())
+    return {short[file] if often[short[file]] == 1 else file: file for file in files}
 
 
 def halves(documents):

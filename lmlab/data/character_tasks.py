@@ -209,6 +209,8 @@ class CharacterTaskText:
     words of the standard library that the test does not ask about. Every tenth document is for validation, about other
     words, and for test in turn."""
 
+    synthetic = True
+
     count: int = 2000
     lines: int = 12
     validation: float = 0.1  # as the numbers are split; not to be changed

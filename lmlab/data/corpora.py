@@ -132,7 +132,12 @@ class Files:
 
 
 def require_replaceable(corpus):
-    """UserError for a corpus that text at a path cannot stand for: one that is made of the words of its `source`."""
+    """UserError for a corpus that text at a path cannot stand for: one that is made for what is asked about it
+    (`synthetic`), or of the words of its `source`."""
+    if getattr(corpus, "synthetic", False):
+        raise UserError(
+            f"{type(corpus).__name__} is text made for what is asked about it; --corpus would put other text in its place."
+        )
     if hasattr(corpus, "source"):
         raise UserError(
             f"{type(corpus).__name__} are the words of a text; --corpus would put running text in their place: name "

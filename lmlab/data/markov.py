@@ -21,6 +21,8 @@ class _Chain:
     """`count` documents of `size` symbols of a chain of order `order`. A state is the last `order` symbols, the oldest
     first, as the digits of a number."""
 
+    synthetic = True
+
     order: int = 2
     count: int = 200
     size: int = 10_000

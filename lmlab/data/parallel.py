@@ -3,7 +3,7 @@
 import dataclasses
 import os
 
-from lmlab.data.categories import is_text, text_name
+from lmlab.data.categories import text_files
 from lmlab.data.corpora import read_file
 from lmlab.data.library_parts import LibraryPart
 from lmlab.errors import UserError
@@ -47,7 +47,7 @@ class ParallelText:
     def _files(self):
         if not os.path.isdir(self.path):
             raise UserError(f"There is no folder of texts at {self.path}.")
-        names = {text_name(n): n for n in sorted(os.listdir(self.path)) if is_text(n)}
+        names = text_files(self.path)
         if missing := [language for language in self.languages if language not in names]:
             raise UserError(f"{self.path} has no text in {', '.join(missing)}.")
         wanted = self.languages or names

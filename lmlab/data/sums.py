@@ -20,6 +20,8 @@ class Sums:
     validation and test in turn.
     """
 
+    synthetic = True
+
     count: int = 20_000
     digits: tuple[int, ...] = (2, 4)
     separator: str = ""

@@ -1,6 +1,7 @@
 """How a tokenizer spends its vocabulary on a text."""
 
 import dataclasses
+import functools
 import os
 from typing import Any
 
@@ -59,32 +60,40 @@ class Compression(Study):
 
     def check(self):
         """UserError for a corpus that cannot be read, has no test split or is too small for a tokenizer."""
-        train = self._splits()["train"]
+        if not sum(map(len, _splits(self.corpus)["test"])):
+            raise UserError("None of the corpus' documents falls into its test split.")
         for recipe in filter(None, (self.tokenizer, self.beside)):
-            recipe.train(train)
+            _learned(recipe, self.corpus, self.corpus.fingerprint())
 
     def measure(self):
         """`spent`, {"bytes_per_token", "vocabulary": ids, "saved": % of the tokens of the other that are not needed}.
         UserError as `check`."""
-        splits = self._splits()
-        tokenizer, ids = self._encoded(self.tokenizer, splits)
-        others = len(ids) if self.beside is None else len(self._encoded(self.beside, splits)[1])
-        size = sum(map(len, splits["test"]))
+        self.check()
+        test = _splits(self.corpus)["test"]
+        tokenizer, ids = self._encoded(self.tokenizer, test)
+        others = len(ids) if self.beside is None else len(self._encoded(self.beside, test)[1])
+        size = sum(map(len, test))
         return spent(np.bincount(ids, minlength=tokenizer.vocab_size), tokenizer, size) | {
             "bytes_per_token": size / len(ids),
             "vocabulary": float(tokenizer.vocab_size),
             "saved": 100 * (1 - len(ids) / others),
         }
 
-    def _splits(self):
-        splits = {"train": [], "validation": [], "test": []}
-        for document in self.corpus.documents():
-            name = document.split or split_of(document.data, self.corpus.validation, self.corpus.test)
-            splits[name].append(document.data)
-        if not sum(map(len, splits["test"])):
-            raise UserError("None of the corpus' documents falls into its test split.")
-        return splits
+    def _encoded(self, recipe, documents):
+        tokenizer = _learned(recipe, self.corpus, self.corpus.fingerprint())
+        return tokenizer, np.concatenate(tokenizer.encode_batch(documents))
 
-    def _encoded(self, recipe, splits):
-        tokenizer = recipe.train(splits["train"])
-        return tokenizer, np.concatenate(tokenizer.encode_batch(splits["test"]))
+
+@functools.lru_cache(maxsize=2)
+def _learned(recipe, corpus, fingerprint):
+    """The tokenizer, once for the check and the measurement."""
+    return recipe.train(_splits(corpus)["train"])
+
+
+def _splits(corpus):
+    """{split: documents}, bytes."""
+    splits = {"train": [], "validation": [], "test": []}
+    for document in corpus.documents():
+        name = document.split or split_of(document.data, corpus.validation, corpus.test)
+        splits[name].append(document.data)
+    return splits

@@ -47,14 +47,14 @@ class PredictRows(NextToken):
         return {"steps": state["steps"] + 1}
 
     def __call__(self, model, params, batch, key, state):
-        """Returns (sum of loss, sum of weights, metrics); see `NextToken`. "dropped" is the share of the text's bytes
-        that rows have no room for."""
+        """Returns (sum of loss, sum of weights, metrics); see `NextToken`. "dropped_share" is that of the text's
+        bytes that rows have no room for."""
         nats, weight, metrics = self.loss(forward(model, params, batch, key), batch)
         pieces_NP = batch["old_pieces"].reshape(-1, batch["old_pieces"].shape[-1])
         missed = model.apply(params, pieces_NP, batch["old_tokens"].reshape(-1), method="distance") * weight
         loss = jnp.where(state["steps"] < self.warm_up, missed, nats + self.mimic * missed)
         dropped = jnp.sum(batch["dropped_bytes"])
-        metrics |= {"dropped": dropped, "dropped_of": dropped + metrics["target_bytes"]}
+        metrics |= {"dropped_share": dropped, "dropped_share_of": dropped + metrics["target_bytes"]}
         return loss, weight, metrics | {"mimic": missed, "mimic_of": weight}
 
 

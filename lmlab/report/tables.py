@@ -64,11 +64,13 @@ class TableView:
     @property
     def footnotes(self):
         """Sentences below the table, in order: source, note, how several seeds are shown."""
-        seeds = any(summary.spread is not None for row in self.rows for summary in row.measured.values())
+        counts = {summary.n for row in self.rows for summary in row.measured.values()}
+        unsaid = "all agree, or there is one alone" if 1 in counts else "all agree"
+        seeds = f"± is the sample standard deviation over seeds; where none is shown, {unsaid}."
         return [sentence for sentence in (
             f"Reported values: {self.source.rstrip('.')}." if self.source and self.reported_columns else "",
             self.note,
-            "± is the sample standard deviation over seeds; where none is shown, all agree." if seeds else "",
+            seeds if max(counts, default=1) > 1 else "",
         ) if sentence]
 
 

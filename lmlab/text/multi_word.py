@@ -173,6 +173,8 @@ class MultiWordTokenizer(Tokens):
         try:
             content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
             base, phrases = content["base"], tuple(phrase.encode("latin-1") for phrase in content["phrases"])
+            if not isinstance(base, str | None):
+                raise TypeError("its base is no text")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} holds no readable multi-word tokens ({error}).") from error
         if not phrases or not all(0 < len(phrase) <= LIMIT for phrase in phrases):

@@ -48,18 +48,18 @@ class TokenizerFile:
         """Short name, fit for a folder name, by what the file holds."""
         return self.read().fingerprint
 
-    def read(self) -> "FileTokenizer":
+    def read(self) -> "FileTokenizer | MultiWordTokenizer":
         """The tokenizer. UserError: the file cannot be read, or does not give back every byte."""
         path = pathlib.Path(self.path)
         if not path.exists():
             raise UserError(f"There is no tokenizer at {path}.")
         return _read(str(path), path.stat().st_mtime_ns, self.bytes_per_token)
 
-    def train(self, documents: Iterable[bytes]) -> "FileTokenizer":
+    def train(self, documents: Iterable[bytes]) -> "FileTokenizer | MultiWordTokenizer":
         """The tokenizer as it is."""
         return self.read()
 
-    def load(self, path: str | pathlib.Path) -> "FileTokenizer":
+    def load(self, path: str | pathlib.Path) -> "FileTokenizer | MultiWordTokenizer":
         """Read what the tokenizer's `save` wrote."""
         return _load(path, self.bytes_per_token)
 

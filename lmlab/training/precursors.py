@@ -28,16 +28,17 @@ def trained(run, directory, train):
     # Before its first periodic checkpoint a run may roll back to where it began.
     if begun and not (run.spikes.policy == "rollback" and begun < run.checkpoint_every):
         return {}
-    return {name: _read(other, where) or _train(other, where, train) for name, (other, where) in runs.items()}
+    return {name: _read(name, other, where) or _train(other, where, train) for name, (other, where) in runs.items()}
 
 
-def _read(run, directory):
+def _read(name, run, directory):
     """A converted model that stands for the one that `run` would train; None where there is none."""
     if not checkpoints.is_model(directory):
         return None
     model, params = checkpoints.load_model(directory)
     if model != run.model:
-        raise UserError(f"The model in {directory} is not the run's teacher: they differ in more than their weights.")
+        called = {"before": "the model that the run goes on from"}.get(name, f"the run's {name}")
+        raise UserError(f"The model in {directory} is not {called}: they differ in more than their weights.")
     path = os.path.join(directory, TOKENIZER)
     return jax.device_get(params), TokenizerFile(path).read() if os.path.exists(path) else ByteTokenizer()
 

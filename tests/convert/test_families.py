@@ -16,6 +16,7 @@ from lmlab.convert.families import FAMILIES, export_checkpoint, import_checkpoin
 from lmlab.decoding.generate import generate
 from lmlab.errors import UserError
 from lmlab.text.bpe import train_bpe
+from lmlab.text.multi_word import MultiWordTokenizer
 from lmlab.training import checkpoints
 from tests.paths import data
 
@@ -329,3 +330,7 @@ def test_a_kept_tokenizer_lets_a_model_write(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*argv[:3], str(tmp_path / "other"), *argv[4:], "--config", str(tmp_path / "small.json")])
     assert "has 268 ids but the model only 50" in capsys.readouterr().err and not (tmp_path / "other").exists()
+    MultiWordTokenizer(tokenizer, (b"the writer",)).save(tmp_path / "words.json")
+    with pytest.raises(SystemExit):
+        main([*argv[:3], str(tmp_path / "other"), "--tokenizer", str(tmp_path / "words.json"), "--config", config_file])
+    assert "not multi-word tokens" in capsys.readouterr().err and not (tmp_path / "other").exists()

@@ -21,6 +21,7 @@ from lmlab.objectives.retokenized import FromHypernetwork, PredictRows
 from lmlab.runner import load_run
 from lmlab.text.bpe import BPE, train_bpe
 from lmlab.text.bytes import ByteTokenizer
+from lmlab.text.digits import DigitGroups
 from lmlab.text.lib import LiB
 from lmlab.text.multi_word import MultiWord
 from lmlab.text.pairs import Beside
@@ -175,15 +176,15 @@ def test_multi_word_tokens_of_a_run_are_kept_and_read_back(base, folder, tmp_pat
     assert capsys.readouterr().out.startswith(f"{tmp_path / 'out'}\nthe")
 
 
-def test_a_tokenizer_that_would_be_lost_is_refused(folder, tmp_path, monkeypatch, capsys):
-    units = LiB(262).train(TEXT * 9)
+@pytest.mark.parametrize("units", [LiB(262).train(TEXT * 9), DigitGroups()], ids=["lib", "no file"])
+def test_a_tokenizer_that_would_be_lost_is_refused(units, folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         "lmlab.convert.transfer.tokenizer_at", lambda path: units if path == "units" else tokenizer_at(path)
     )
     with pytest.raises(SystemExit) as error:
         run(folder / "small", tmp_path / "out", "--tokenizer", "units")
     said = capsys.readouterr().err
-    assert error.value.code == 2 and "LiBTokenizer cannot be kept" in said and not (tmp_path / "out").exists()
+    assert error.value.code == 2 and f"{type(units).__name__} cannot be kept" in said and not (tmp_path / "out").exists()
 
 
 def test_bad_input_ends_in_one_sentence_and_leaves_nothing(folder, tmp_path, capsys):

@@ -20,6 +20,9 @@ def test_languages_of_a_folder(tmp_path):
     assert list(ParallelText(str(tmp_path), ("eng", "deu"), 1).texts().values()) == [[b"one"], [b"eins"]]
     with pytest.raises(UserError, match="no text in fra"):
         ParallelText(str(tmp_path), ("eng", "fra")).texts()
+    (tmp_path / "n-2.eng.txt").write_bytes((tmp_path / "n.eng.txt").read_bytes())
+    assert list(ParallelText(str(tmp_path), (), 1).texts()) == ["n-2.eng.txt", "deu", "n.eng.txt"]  # none is lost
+    (tmp_path / "n-2.eng.txt").unlink()
     (tmp_path / "n.fra.txt").write_text("un\n")
     with pytest.raises(UserError, match="not parallel text: fra has 1 lines and deu 4"):
         ParallelText(str(tmp_path)).check()

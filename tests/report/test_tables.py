@@ -42,8 +42,11 @@ def test_the_best_is_by_printed_digits_and_needs_a_rival_and_a_direction():
 
 def test_footnotes_name_source_and_spread_only_where_there_are_any():
     assert VIEW.footnotes == ["Reported values: Paper, Table 3.", "A note.",
-                              "± is the sample standard deviation over seeds; where none is shown, all agree."]
+                              "± is the sample standard deviation over seeds; where none is shown, all agree, or there is one "
+                              "alone."]
     assert TableView("", [], MEASURED, VIEW.rows[1:], "Paper").footnotes == []
+    alike = [Row("a", "A", {}, {"bpb": Summary(2.0, 0.0, 3)}), Row("b", "B", {}, {"bpb": Summary(2.0, 0.1, 3)})]
+    assert TableView("", [], MEASURED, alike).footnotes[-1].endswith("none is shown, all agree.")
 
 
 def test_html_is_escaped_and_bold_where_best():

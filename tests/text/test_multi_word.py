@@ -97,6 +97,7 @@ def test_bad_input(tmp_path):
         MultiWord(BPE(280), 5000).train([TEXT])
     with pytest.raises(UserError, match="two words or more"):
         MultiWord(longest=1)
-    (tmp_path / "bad.json").write_text("[]")
-    with pytest.raises(UserError, match="no readable multi-word tokens"):
-        RECIPE.load(tmp_path / "bad.json")
+    for content in ("[]", '{"base": 5, "phrases": ["ab c"]}'):
+        (tmp_path / "bad.json").write_text(content)
+        with pytest.raises(UserError, match="no readable multi-word tokens"):
+            RECIPE.load(tmp_path / "bad.json")
