@@ -1,12 +1,12 @@
 """Every byte architecture of the family on the same bytes: which way of cutting text is worth its FLOPs?
 
 No paper compares them all. Each architecture is trained here on the same bytes of four texts (English, Chinese, code,
-DNA), at equal planned FLOPs per byte, with one optimizer, schedule and batch, at the learning rate that a sweep of four
+DNA), at equal planned FLOPs per byte, with one optimizer, schedule and batch, at the learning rate that a sweep of three
 found best for it on the validation split (at `small`; LEARNING_RATE holds what was found); and each is scored text by
 text, perturbed, and by what it costs.
 
     lmlab table bytes --scale smoke
-    lmlab sweep bytes optimizer.learning_rate 2e-3,5e-3,1.2e-2,3e-2 --scale small --set corpus.path=FOLDER
+    lmlab sweep bytes optimizer.learning_rate 4e-3,1e-2,2.5e-2 --scale small --set corpus.path=FOLDER
     lmlab table bytes --scale small --seeds 0,1,2 --set corpus.path=FOLDER
     lmlab table bytes --scale mid --set corpus.path=FOLDER --set mesh.data=-1      on one accelerator or more
 
@@ -61,13 +61,17 @@ PAPER = Paper(
 
 SETUPS = {
     "smoke": Setup(Mixture(None, 400_000), 100_000, 2048, 256, 125, 4e-3, 10_000),
-    "small": Setup(Mixture(None, 2_000_000, validation=0.02, test=0.03), 1_000_000, 4096, 512, 225, 4e-3, 24_000),
+    "small": Setup(Mixture(None, 2_000_000, validation=0.02, test=0.03), 1_000_000, 4096, 512, 225, 1e-2, 24_000),
     "mid": Setup(
         Mixture(None, 2_000_000, validation=0.02, test=0.03), 100_000_000, 65_536, 2048, 658, 2e-3, 24_000, "bfloat16"
     ),
 }
-# The best of four by `lmlab sweep`, where it is not the setup's.
-LEARNING_RATE = {"smoke": {}, "small": {}, "mid": {}}
+# The best of three by `lmlab sweep`, where it is not the setup's.
+LEARNING_RATE = {
+    "smoke": {},
+    "small": {"bpe_transformer": 4e-3, "megabyte_6": 4e-3, "aunet_words": 4e-3, "ebyte": 2.5e-2},
+    "mid": {},
+}
 
 # Local and global width, heads, window of local attention; state of Mamba-2.
 WIDTH = {"smoke": (32, 64, 2, 32, 16), "small": (64, 128, 4, 128, 32), "mid": (256, 512, 8, 512, 64)}
