@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from lmlab.errors import UserError
+from experiments.mixture_inference import MixtureInference
+from lmlab.data.categories import Categories
 from lmlab.evaluation.mixture_inference import guesses, infer_mixture, log_mean_squared_error, take
 from lmlab.text.bpe import train_bpe
 from lmlab.text.merges import count_words
@@ -47,3 +49,10 @@ def test_nothing_to_infer_from_is_refused():
         infer_mixture([(b"a", b"b")], [count_words([b"ab"])])
     with pytest.raises(UserError, match="7 bytes too few"):
         take([b"abc"], 10)
+
+
+def test_a_short_text_gives_as_many_merges_as_it_has(tmp_path):
+    for name, text in (("english", "the cat sat on the mat and the dog sat too\n"), ("german", "die Katze lag auf der Matte\n")):
+        (tmp_path / f"x.{name}.txt").write_text(text * 60)
+    metrics = MixtureInference(Categories(str(tmp_path), cut=100), merges=500, trials=1).measure()
+    assert 20 < metrics["merges"] < 500 and np.isfinite(metrics["log_mse"])

@@ -39,13 +39,13 @@ def test_rms_norm_of_zeros_has_finite_gradients():
     np.testing.assert_allclose(g, 1e-5**-0.5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("widths", [(12, 5), (5, 12)])
+@pytest.mark.parametrize("widths", [(12, 5), (7, 5), (5, 12)])
 def test_linear_equals_the_product(widths):
     """Its weight gradient takes the narrower operand first, where it is much the narrower."""
     args = (normal(2, 7, widths[0]), normal(*widths, seed=1))
     assert_equal(kernels.linear, lambda x, w: x @ w, args, 1e-4)
     program = jax.jit(kernels.weight_gradient).lower(normal(14, widths[0]), normal(14, widths[1])).as_text()
-    assert ("optimization_barrier" in program) == (widths[0] > widths[1])
+    assert ("optimization_barrier" in program) == (widths[0] >= 2 * widths[1])
 
 
 @pytest.mark.parametrize("shape", [(2, 7, 8), (3, 8)])

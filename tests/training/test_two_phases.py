@@ -20,9 +20,10 @@ from lmlab.evaluation.bits_per_byte import BitsPerByte, Robustness
 from lmlab.evaluation.deletion import HardDeletion
 from lmlab.models.deletion import DeletingEncoder, LearnedGate
 from lmlab.models.encoder_decoder import t5
+from lmlab.models.language_model import init
 from lmlab.objectives.deletion import DeletionRate
 from lmlab.runner import load_data, load_run, run_arm
-from lmlab.training import loop
+from lmlab.training import checkpoints, loop
 from lmlab.training.loop import train
 from lmlab.training.sharding import batch_sharding, make_mesh, place
 from lmlab.training.spikes import Spikes
@@ -129,3 +130,12 @@ def test_a_run_after_another_rolls_back_to_its_parameters(tmp_path):
 def test_a_run_after_one_of_another_model(tmp_path):
     with pytest.raises(UserError, match="the same model"):
         dataclasses.replace(deleting(tmp_path), after=tiny.plain(tmp_path))
+
+
+def test_another_model_in_the_place_of_the_run_before_is_refused(tmp_path):
+    run = tiny.plain(tmp_path)
+    other = run.model.clone(vocab_size=300)
+    checkpoints.save_model(str(tmp_path / "second-before"), other, init(other, jax.random.key(0)))
+    with pytest.raises(UserError, match="is not the model that the run goes on from: they differ"):
+        train(dataclasses.replace(run, after=run), str(tmp_path / "second"))
+    assert not (tmp_path / "second").exists()
