@@ -1,5 +1,6 @@
 """What the README shows works, and the results page says what the committed measurements say."""
 
+import json
 import pathlib
 import re
 
@@ -33,3 +34,13 @@ def test_results_page_holds_the_committed_tables(path):
     for table in found.tables:
         assert render_markdown(table_view(found, table, results)).strip() in page
     assert provenance["commit"] in page and provenance["command"] in page
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments" / "results" / "published").glob("qtok_*.json")), ids=lambda p: p.stem)
+def test_results_page_holds_what_published_tokenizers_came_to(path):
+    found = json.loads(path.read_text())
+    shown = {"vocabulary": ",.0f", "script/latin": ".1f", "used": ".1f", "fragments_used": ".1f", "whole_words": ".1f",
+             "fertility": ".2f", "bytes_per_token": ".2f"}
+    row = " | ".join(format(found["metrics"][name], digits) for name, digits in shown.items())
+    page = (ROOT / "experiments" / "README.md").read_text()
+    assert f"| {row} |" in page and found["command"].split("file=")[0] in " ".join(page.split())

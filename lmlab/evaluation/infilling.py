@@ -4,8 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from lmlab.data.infilling import byte_places, rows_of
+from lmlab.data.infilling import FillIn, byte_places, rows_of
 from lmlab.decoding.generate import generate
+from lmlab.errors import UserError
 from lmlab.evaluation.bits_per_byte import bits_per_byte
 from lmlab.text.infill import ids_of
 
@@ -27,7 +28,9 @@ class Infilling:
 
     def __call__(self, model, params, data):
         """{"middle_bpb": bits per byte of the middles; "filled": % of them; "unfit": % of what was written in which there is
-        no middle}."""
+        no middle}. UserError for a run that does not fill gaps."""
+        if not isinstance(data.corruption, FillIn):
+            raise UserError("Gaps are filled by models of a run whose corruption is FillIn.")
         tokenizer, kind, gaps = data.baked.tokenizer, data.corruption.kind, self._gaps(data)
         made = [rows_of(kind, *gap, tokenizer, only_middle=True) for gap in gaps]
         middle_bpb = bits_per_byte(model, params, _Rows(made), data)[0]

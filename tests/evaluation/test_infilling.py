@@ -5,6 +5,7 @@ import pytest
 
 from lmlab.data.bake import bake
 from lmlab.data.infilling import FillIn
+from lmlab.errors import UserError
 from lmlab.evaluation import bits_per_byte, infilling
 from lmlab.evaluation.infilling import Infilling
 from lmlab.evaluation.scoring import Scores
@@ -18,6 +19,8 @@ def test_what_is_written_right_fills_the_gap(kind, tmp_path, monkeypatch):
     made = tiny.corpus(tmp_path)
     data = bits_per_byte.Data(bake(made, BPE(290), str(tmp_path / "cache")), 40, 4, FillIn(kind))
     evaluator, tokenizer = Infilling(gaps=10, excerpt=60, new=50, rows=4), data.baked.tokenizer
+    with pytest.raises(UserError, match="whose corruption is FillIn"):
+        evaluator(None, None, bits_per_byte.Data(data.baked, 40, 4))
     gaps = evaluator._gaps(data)
     assert gaps == evaluator._gaps(data) and len(gaps) > 5 and all(0 < len(middle) <= 40 for _, middle, _ in gaps)
     answers = {}
