@@ -17,8 +17,9 @@ import numpy as np
 
 from lmlab.errors import UserError
 from lmlab.text.bpe import BPETokenizer
-from lmlab.text.bytes import ByteTokenizer
 from lmlab.text.adjacency import Adjacency
+from lmlab.text.bytes import ByteTokenizer
+from lmlab.text.cl100k import CL100K, DIGITS
 from lmlab.text.prefixes import Prefixes
 from lmlab.text.pretokens import BEGINS, GPT2, Unsplit
 
@@ -196,6 +197,9 @@ class Canonical:
 
     def __init__(self, tokenizer):
         self._merges = Adjacency(tokenizer.definition, tokenizer.vocab_size)
+        model = json.loads(tokenizer.definition)["model"]
+        if model.get("ignore_merges") and any(not self._merges.reachable[t] for t in model["vocab"].values()):
+            raise UserError("A tokenizer that takes whole words which its merges do not make: its encodings are not known exactly.")
         tokens = [tokenizer.token_bytes(t) for t in range(tokenizer.vocab_size)]
         byte_ids = tokenizer.byte_ids
         reachable = self._merges.reachable.copy()
@@ -219,8 +223,20 @@ class Canonical:
         return frozenset(p for p in self._exits(place).get(token, ()) if not self._words.open(p) or self._alive(p, token))
 
     def _alive(self, place, last):
-        follows = self._follows(place, last)
-        return any((follows is None or follows[t]) and self._behind(place, t) for t in self._exits(place))
+        """Whether some tokens lead from an open place to one that is not."""
+        pending = [(place, last)]
+        seen = set(pending)
+        while pending:
+            at, before = pending.pop()
+            follows = self._follows(at, before)
+            for token, places in self._exits(at).items():
+                if follows is None or follows[token]:
+                    if not all(self._words.open(behind) for behind in places):
+                        return True
+                    further = {(behind, token) for behind in places} - seen
+                    seen |= further
+                    pending += further
+        return False
 
     def _table(self, place):
         mask_V = np.zeros(self._size, bool)
@@ -254,11 +270,20 @@ def _grammar(tokenizer):
         if content.get("pre_tokenizer"):
             raise UserError("Of tokenizers with byte fallback, those that cut text into words are not known exactly.")
         return Pieces
-    if content["model"].get("ignore_merges"):
-        raise UserError("A tokenizer that takes whole words before it merges: its encodings are not known exactly.")
     part = content.get("pre_tokenizer")
     if part is None or (part["type"] == "ByteLevel" and not part.get("use_regex", True)):
         return Unsplit
     if part["type"] == "ByteLevel":
         return GPT2
-    raise UserError("Exact encodings are known for GPT-2's pre-tokenizer and for none, not for this file's.")
+    if pattern := _cl100k(part):
+        return functools.partial(CL100K, pattern)
+    raise UserError("Exact encodings are known for GPT-2's and cl100k's pre-tokenizers and for none, not for this file's.")
+
+
+def _cl100k(part):
+    """The pattern, if this is cl100k's pre-tokenizer or one like it, else None."""
+    split, *level = part.get("pretokenizers") or [{}]
+    plain = split | {"pattern": None} == {"type": "Split", "pattern": None, "behavior": "Isolated", "invert": False}
+    bare = [(p["type"], p.get("use_regex", True), p.get("add_prefix_space")) for p in level] == [("ByteLevel", False, False)]
+    pattern = split["pattern"].get("Regex") if plain and bare else None
+    return pattern if pattern in DIGITS else None

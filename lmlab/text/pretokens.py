@@ -3,13 +3,12 @@
 A *mode* is what is known and guessed about the pre-token at hand. `read(mode, character)` gives the modes behind one
 more character of it, none where the pre-tokenizer would have cut or the guess was wrong; `ended(mode)` those behind its
 end, in each of which the next pre-token begins. `BEGINS` is the mode at the start of a text, `last(mode)` says whether
-the text may end here. `fits(mode, begun)` says whether some
-character that begins with the bytes `begun` may be read.
+the text may end here, `fits(mode, begun)` whether some character that begins with the bytes `begun` may be read.
 """
 
-import functools
-
 import tokenizers
+
+from lmlab.text.kinds import LETTER, NUMBER, OTHER, SPACE, Kinds, starts
 
 BEGINS = "begins"
 
@@ -36,7 +35,6 @@ class Unsplit:
         return mode in self.begins
 
 
-LETTER, NUMBER, OTHER, SPACE = "letter", "number", "other", "space"
 TWO_LETTERS = {"r": "e", "v": "e", "l": "l"}  # of 're, 've and 'll
 ONE_LETTER = frozenset("stmd")
 
@@ -53,43 +51,21 @@ class GPT2:
     begins = frozenset({BEGINS, "after letter", "after number", "after other", "after '", "after spaces", "after space"})
 
     def __init__(self):
-        self._library = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-        self._of = {}  # kinds by character, found in blocks
-        self._kinds = functools.cache(self._kinds)
+        self._kinds = Kinds(self._classify)
 
-    def _classify(self, characters):
+    @staticmethod
+    def _classify(characters):
         """Kinds, as the library's own tables have them: what it does not cut from one of a kind."""
-        kinds = dict.fromkeys(characters, SPACE)
+        kinds, library = dict.fromkeys(characters, SPACE), tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
         for kind, before in ((LETTER, "a"), (NUMBER, "1"), (OTHER, "!")):
-            text = "".join(f"{before}{character}\n" for character in characters)
-            starts = {span[0] for _, span in self._library.pre_tokenize_str(text)}
-            kinds.update({c: kind for i, c in enumerate(characters) if 3 * i + 1 not in starts})
-        self._of.update(kinds)
-        return frozenset(kinds.values())
-
-    def _kinds(self, begun):
-        """Kinds of the characters beyond ASCII that begin with these bytes."""
-        if begun[0] > 0xF0:  # planes 4 and up have neither letters nor numbers nor spaces
-            return frozenset([OTHER])
-        further = [begun + bytes([byte]) for byte in range(0x80, 0xC0)]
-        if len(begun) + 1 == (2 if begun[0] < 0xE0 else 3 if begun[0] < 0xF0 else 4):
-            return self._classify([data.decode() for data in further if data.decode("utf-8", "ignore")])
-        found, all_kinds = frozenset(), 4 if begun[0] < 0xF0 else 3  # plane 1 and up have no white space
-        for data in further:
-            if _begins(data) and len(found) < all_kinds:
-                found |= self._kinds(data)
-        return found
-
-    def kind(self, character):
-        """Of one character."""
-        if character not in self._of:
-            self._classify([character])
-        return self._of[character]
+            found = starts(library, "".join(f"{before}{character}\n" for character in characters))
+            kinds.update({c: kind for i, c in enumerate(characters) if 3 * i + 1 not in found})
+        return kinds
 
     def read(self, mode, character):
         """Modes: a kind (a run of it), "one space" (of what follows), "spaces", "last space" (on its own), "lone '",
         "'" and "'r" (a contraction so far), "contraction", "not e" (letters that would make it one)."""
-        return self._read(mode, self.kind(character), character)
+        return self._read(mode, self._kinds.of(character), character)
 
     def _read(self, mode, kind, character):
         if mode in self.begins:
@@ -124,7 +100,7 @@ class GPT2:
 
     def fits(self, mode, begun):
         """By the kinds of the characters."""
-        return any(self._read(mode, kind, None) for kind in self._kinds(begun))
+        return any(self._read(mode, kind, None) for kind in self._kinds.beginning(begun))
 
     def ended(self, mode):
         """Where what has been read may be all of the pre-token."""
@@ -141,12 +117,3 @@ class GPT2:
     def last(self, mode):
         """Behind a pre-token, but for white space that something must follow."""
         return mode in self.begins and mode != "after space"
-
-
-def _begins(data):
-    """Whether these bytes begin a character."""
-    try:
-        data.decode()
-    except UnicodeDecodeError as error:
-        return error.reason == "unexpected end of data"
-    return True

@@ -11,6 +11,7 @@ import struct
 
 from lmlab.errors import UserError
 from lmlab.text.bpe import byte_alphabet
+from lmlab.text.cl100k import GPT4
 from lmlab.text.merges import GPT2
 
 SPACE = "\u2581"  # SentencePiece's space
@@ -19,11 +20,7 @@ PAIRS = {"encoder.json": "vocab.bpe", "vocab.json": "merges.txt"}  # which file 
 IN_FOLDERS = ("tokenizer.json", "tokenizer.model", *PAIRS)  # what is looked for, first come
 
 # A rank file names neither its pre-tokenizer nor its special tokens: both are known by the number of its ranks.
-_CL100K = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
-)
-RANK_FILES = {50_256: (GPT2, 50_256), 50_280: (GPT2, 50_256), 100_256: (_CL100K, 100_257)}
+RANK_FILES = {50_256: (GPT2, 50_256), 50_280: (GPT2, 50_256), 100_256: (GPT4, 100_257)}
 
 
 def read_definition(path):

@@ -10,8 +10,10 @@ import tokenizers
 from lmlab.errors import UserError
 from lmlab.text import ByteTokenizer, TokenizerFile, Words, train_bpe
 from lmlab.text.bpe import BPETokenizer
-from lmlab.text.canonical import canonical
 from lmlab.text.adjacency import Adjacency
+from lmlab.text.canonical import canonical
+from lmlab.text.cl100k import CL100K, GPT4, QWEN2
+from lmlab.text.pretokens import BEGINS
 from lmlab.text.tokenizer_file import FileTokenizer
 from lmlab.text.words import SpaceWords
 from tests.paths import data
@@ -37,6 +39,20 @@ def unsplit(tokenizer):
         vocab_size=330, initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     library.train_from_iterator([text.decode() for text in TRAINING], trainer)
+    return BPETokenizer(library.to_str())
+
+
+def like_cl100k(pattern):
+    """A tokenizer trained behind cl100k's pre-tokenizer, or Qwen's."""
+    split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+    level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    library = tokenizers.Tokenizer(tokenizers.models.BPE())
+    library.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([split, level])
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=380, initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    more = "'Re'LL'S 'SS 'ra're 'lsv! \tx\t!\n\n !!\n\n\r\n \n \n\n  \t x 1234 12 111 !a 'ſ 'ſa\n" * 20
+    library.train_from_iterator([*[text.decode() for text in TRAINING], more], trainer)
     return BPETokenizer(library.to_str())
 
 
@@ -85,6 +101,34 @@ def test_without_pre_tokenizer(bpe, alphabet):
     is_exact(unsplit(bpe), alphabet)
 
 
+@pytest.mark.parametrize("pattern", [GPT4, QWEN2], ids=["gpt4", "qwen2"])
+@pytest.mark.parametrize(
+    "alphabet",
+    [
+        *ALPHABETS[:4],
+        # With U+3007, a number: behind it too a space stands alone.
+        *[b"\xe3\x80\x82\x81\x87 ", b"\xe5\xad\x97\xe3\x80\x87 a"],
+        *[b"!a\n \t", b"'sS!a", b"'rREl", b"1a !\n", b"\n\r \t1", b"'\xc5\xbfa \xff", b"11 a!"],
+    ],
+)
+def test_with_the_pre_tokenizer_of_cl100k(pattern, alphabet):
+    is_exact(like_cl100k(pattern), alphabet)
+
+
+@pytest.mark.parametrize("alphabet", ["a!\n ", "'sra", "1a \n", "!\t\n'", " \u3000\ra", "'ſ! "])
+@pytest.mark.parametrize("pattern", [GPT4, QWEN2], ids=["gpt4", "qwen2"])
+def test_the_grammar_of_cl100k_cuts_where_the_library_does(pattern, alphabet):
+    """Every text of six characters has one way through the grammar, that of the library."""
+    grammar, library = CL100K(pattern), tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+    for text in map("".join, itertools.product(alphabet, repeat=6)):
+        ways = [(BEGINS, ())]
+        for at, character in enumerate(text, 1):
+            ways = [(mode, cuts) for before, cuts in ways for mode in grammar.read(before, character)]
+            ways += [(end, (*cuts, at)) for mode, cuts in ways for end in grammar.ended(mode)]
+        ways = {cuts for mode, cuts in ways if grammar.last(mode)}
+        assert ways == {tuple(end for _, (_, end) in library.pre_tokenize_str(text))}, repr(text)
+
+
 @pytest.mark.parametrize("alphabet", [b" ae\n", b"\xc3\xa9 a\xff", b"\xe2\x96\x81 a", b"\xe5\xad\x97\xe3a"])
 def test_pieces_with_byte_fallback(alphabet):
     is_exact(TokenizerFile(str(data("weights") / "stories260K" / "tok512.bin")).read(), alphabet)
@@ -111,9 +155,11 @@ def hard_documents(seed=0):
 def test_accepts_every_encoding(bpe):
     holds_for_text(bpe, hard_documents())
     holds_for_text(unsplit(bpe), hard_documents())
+    holds_for_text(like_cl100k(GPT4), hard_documents()[:60])
+    holds_for_text(like_cl100k(QWEN2), hard_documents(1)[:60])
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama2/tokenizer.model"])
+@pytest.mark.parametrize("name", ["gpt2", "llama2/tokenizer.model", "tiktoken/cl100k_base.tiktoken"])
 def test_published_tokenizers(name):
     holds_for_text(TokenizerFile(str(data("tokenizers") / name)).read(), hard_documents()[:30])
 
@@ -141,6 +187,12 @@ def test_bytes_have_but_one_encoding():
     assert automaton.allowed(automaton.start).sum() == 255 and not automaton.allowed(automaton.start)[254]
 
 
+def test_whole_words_first_changes_nothing_where_merges_make_all_words(bpe):
+    content = json.loads(bpe.definition)
+    same = FileTokenizer(json.dumps(content | {"model": content["model"] | {"ignore_merges": True}}))
+    is_exact(same, b"se' \n")
+
+
 def test_refuses_what_is_not_known(bpe):
     with pytest.raises(UserError, match="of a BPE and of bytes"):
         canonical(Words(SpaceWords(), 15).train([]))
@@ -150,8 +202,10 @@ def test_refuses_what_is_not_known(bpe):
     split = {"type": "Split", "pattern": {"Regex": "a"}, "behavior": "Isolated", "invert": False}
     for change, sentence in [
         ({"added_tokens": [token]}, "added tokens"),
-        ({"pre_tokenizer": split}, "for GPT-2's pre-tokenizer"),
-        ({"model": content["model"] | {"ignore_merges": True}}, "whole words"),
+        ({"pre_tokenizer": split}, "for GPT-2's and cl100k's"),
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split]}}, "for GPT-2's and cl100k's"),
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": []}}, "for GPT-2's and cl100k's"),
+        ({"model": content["model"] | {"ignore_merges": True, "merges": content["model"]["merges"][:-1]}}, "whole words"),
     ]:
         with pytest.raises(UserError, match=sentence):
             canonical(FileTokenizer(json.dumps(content | change)))
