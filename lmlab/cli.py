@@ -122,7 +122,11 @@ def _parser():
     sub.add_argument("--all", action="store_true", help="every arm of every paper, into the table of tpu/README.md")
     at_scale(sub)
     sub.set_defaults(scale="paper")
-    sub.add_argument("--topology", default="v5p:4x4x4", help="generation and shape of a slice (default: v5p:4x4x4)")
+    sub.add_argument(
+        "--topology",
+        help="generation and shape of a slice, such as v5e:8x8 (default: v5p:4x4x4, or the largest smaller one over "
+        "which the rows divide; if not even over four chips, v5e:1x1)",
+    )
     sub.add_argument("--slices", type=int, default=1, help="slices, joined by the data center's network (default: 1)")
     sub.add_argument("--quick", action="store_true", help="let XLA optimise less: a third of the time")
     sub.add_argument("--table", metavar="FILE", help="write each arm's row into the table of this file")

@@ -41,16 +41,22 @@ class Compiled:
     quick: bool = False  # XLA optimised less: its cycles are several times too many
 
 
+def check_target(topology, slices=1):
+    """UserError unless this is how a target is written and libtpu is here."""
+    if topology.partition(":")[0] not in CHIPS or not re.fullmatch(r"\w+:\d+x\d+(x\d+)?", topology):
+        raise UserError(f"A topology is a generation ({', '.join(CHIPS)}) and a shape, such as v5p:4x4x4, not {topology!r}.")
+    if slices < 1:
+        raise UserError(f"--slices is at least 1, not {slices}.")
+    aot.need_libtpu()
+
+
 def compile_step(run, topology, slices=1, timeout=3600, quick=False):
     """`Compiled` of `run`'s training step on `slices` slices of `topology`, such as "v5p:4x4x4". `quick`: XLA spends a
     third of the time, and optimises less: memory is then only about right, and no time is predicted.
 
     `Interrupted` if the compiler fails; UserError for an unknown topology, a mesh or batch that does not divide its chips, or without libtpu.
     """
-    if topology.partition(":")[0] not in CHIPS or not re.fullmatch(r"\w+:\d+x\d+(x\d+)?", topology):
-        raise UserError(f"A topology is a generation ({', '.join(CHIPS)}) and a shape, such as v5p:4x4x4, not {topology!r}.")
-    if slices < 1:
-        raise UserError(f"--slices is at least 1, not {slices}.")
+    check_target(topology, slices)
     payload = {"run": config.to_json(run), "topology": topology, "slices": slices, "quick": quick}
     try:
         answer = aot.in_child("lmlab.training.ahead", payload, timeout=timeout)
@@ -64,6 +70,24 @@ def compile_step(run, topology, slices=1, timeout=3600, quick=False):
     for name in ("kernels", "collectives"):
         answer[name] = {k: tuple(v) for k, v in answer.get(name, {}).items()}
     return Compiled(**answer, quick=quick)
+
+
+DEFAULTS = ("v5p:4x4x4", "v5p:2x4x4", "v5p:2x2x4", "v5p:2x2x2", "v5p:2x2x1", "v5e:1x1")  # v5p has no smaller slice
+
+
+def default_topology(run, slices=1):
+    """The first of `DEFAULTS` over whose chips `run`'s rows divide, the very first if over none. The last is another
+    generation, of a single chip."""
+
+    def divides(topology):
+        chips = math.prod(int(n) for n in topology.partition(":")[2].split("x"))
+        try:
+            data, fsdp, *_ = run.mesh.shape(chips * slices)
+        except UserError:
+            return False
+        return run.batch_size % (data * fsdp * run.accumulate) == 0
+
+    return next(filter(divides, DEFAULTS), DEFAULTS[0])
 
 
 def step_seconds(compiled):

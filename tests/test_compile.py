@@ -5,6 +5,8 @@ import dataclasses
 import pytest
 
 from lmlab import compile as ahead
+from lmlab import experiment
+from lmlab.cli import main
 from lmlab.errors import UserError
 from lmlab.kernels import aot
 from lmlab.models.build import hierarchy, transformer
@@ -140,3 +142,51 @@ def test_rows_are_put_into_a_table(tmp_path):
     assert page.read_text() == f"before\n\n{ahead.HEADER}\n{rows}\n\nafter\n"
     with pytest.raises(UserError, match="has no table of compiled arms"):
         ahead.put_row(tmp_path / "other.md", "| p/a | new |")
+
+
+def test_the_default_slice_is_one_over_which_the_rows_divide(tmp_path):
+    for rows, mesh, topology in [
+        (128, Mesh(data=-1), "v5p:4x4x4"),
+        (24, Mesh(data=-1), "v5p:2x2x2"),
+        (24, Mesh(data=-1, tensor=2), "v5p:2x2x4"),
+        (8, Mesh(data=4), "v5p:2x2x1"),
+        (2, Mesh(data=-1), "v5e:1x1"),
+    ]:
+        assert ahead.default_topology(tiny.run(tmp_path, batch_size=rows, mesh=mesh)) == topology
+    assert ahead.default_topology(tiny.run(tmp_path, batch_size=24), slices=2) == "v5p:2x2x1"
+
+
+@needs_libtpu
+def test_a_single_chip_is_a_slice_too(tmp_path):
+    compiled = ahead.compile_step(tiny.run(tmp_path, batch_size=1), "v5e:1x1", quick=True)
+    assert compiled.fits and compiled.chips == 1 and not compiled.collectives
+
+
+@needs_libtpu
+def test_an_arm_that_cannot_be_compiled_is_a_row_and_the_rest_follow(tmp_path, monkeypatch):
+    """Of all papers those with the scale; an arm whose rows divide over no slice does not end the table."""
+    page = tmp_path / "README.md"
+    page.write_text(ahead.HEADER + "\n")
+    seen = []
+
+    def fit(run, topology, *_, **__):
+        seen.append(topology)
+        if len(seen) == 2:
+            raise UserError("A batch of 2 rows does not divide.")
+        return "", run, ahead.Compiled(topology, 64 if topology == ahead.DEFAULTS[0] else 1, 1, 1.0, False, 0, None)
+
+    monkeypatch.setattr(ahead, "fit", fit)
+    monkeypatch.setattr(experiment, "names", lambda: ["bytes", "ebyte", "hnet_dna"])
+    with pytest.raises(SystemExit) as end:
+        main(["compile", "--all", "--table", str(page)])
+    assert end.value.code == 74
+    rows = page.read_text().splitlines()[2:]
+    assert [row.split(" | ")[0][2:] for row in rows] == [p for n in ("ebyte", "hnet_dna") for p in experiment.arms_of(n, "paper")]
+    assert "not compiled: A batch of 2 rows does not divide." in rows[1] and "too much" in rows[2]
+    seen.clear()
+    with pytest.raises(SystemExit) as end:  # of a slice that was asked for, it is the user's mistake
+        main(["compile", "ebyte", "--table", str(page), "--topology", "v5p:4x4x4"])
+    assert end.value.code == 2
+    with pytest.raises(SystemExit) as end:
+        main(["compile", "--all", "--scale", "papper", "--table", str(page)])
+    assert end.value.code == 2

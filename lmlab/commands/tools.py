@@ -53,12 +53,16 @@ def data(args):
 def compile_step(args):
     """`lmlab compile PAPER[/ARM] | --all`."""
     from lmlab import experiment
-    from lmlab.compile import fit, not_compiled, put_row, row
+    from lmlab.compile import DEFAULTS, check_target, default_topology, fit, not_compiled, put_row, row
 
     if bool(args.name) == args.all:
         raise UserError("Name a paper or paper/arm to compile, or say --all.")
     table = args.table or ("tpu/README.md" if args.all else None)
+    check_target(args.topology or DEFAULTS[0], args.slices)
     papers = experiment.names() if args.all else [args.name]
+    if args.all and not (papers := [p for p in papers if args.scale in experiment.load(p).scales]):
+        raise UserError(f"No paper has a scale {args.scale!r}.")
+    failed = 0
     arms = [path for p in papers for path in ([p] if "/" in p else experiment.arms_of(p, args.scale))]
     for path in arms:
         found, arm = experiment.find(path)
@@ -67,16 +71,20 @@ def compile_step(args):
             if not args.all:
                 raise UserError(f"{path} is a study: there is nothing to compile.")
             continue
+        topology = args.topology or default_topology(run, args.slices)
         print(f"{path} at {args.scale}", flush=True)
         try:
-            line = row(path, *fit(run, args.topology, args.slices, quick=args.quick))
-        except Interrupted as failure:
-            if len(arms) == 1:
+            line = row(path, *fit(run, topology, args.slices, quick=args.quick))
+        except UserError as failure:
+            if len(arms) == 1 or not (args.all or isinstance(failure, Interrupted)):
                 raise
             print(failure, flush=True)
-            line = not_compiled(path, args.topology, failure)
+            failed += 1
+            line = not_compiled(path, topology, failure)
         if table:
             put_row(table, line)
+    if failed:
+        raise Interrupted(f"{failed} of {len(arms)} arms were not compiled.")
 
 
 def bench(args):

@@ -88,6 +88,12 @@ def compile_for_tpu(function, shapes, topology="v5e:2x2", gradient=False, option
     return compile_each([(function, shapes, topology, gradient, options)], bundles, timeout)[0]
 
 
+def need_libtpu():
+    """UserError where libtpu is not installed."""
+    if not available():
+        raise UserError("Compiling for TPUs needs libtpu: pip install 'lmlab[tpu]'.")
+
+
 def compile_each(programs, bundles=False, timeout=600):
     """`compile_for_tpu` of each (function, shapes[, topology[, gradient[, options]]]), in one child process."""
     import jax
@@ -107,8 +113,7 @@ def in_child(module, payload, bundles=False, timeout=600):
 
     Errors as of `compile_for_tpu`.
     """
-    if not available():
-        raise UserError("compiling for TPUs needs libtpu: pip install 'lmlab[tpu]'")
+    need_libtpu()
     with tempfile.TemporaryDirectory() as folder, _alone():
         environment = os.environ | _ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
         if bundles:

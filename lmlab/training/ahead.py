@@ -78,6 +78,9 @@ def _compile(run, topology, slices, quick):
         jax.config.update("jax_exec_time_optimization_effort", -1.0)
     try:
         more = {"num_slices": slices} if slices > 1 else {}
+        shape = [int(n) for n in topology.partition(":")[2].split("x")]
+        if math.prod(shape) < 4:  # less than the host that libtpu takes for granted
+            more["chips_per_host_bounds"] = shape + [1] * (3 - len(shape))
         devices = topologies.get_topology_desc(platform="tpu", topology_name=topology, **more).devices
     except Exception as error:  # libtpu's own message says which shapes there are
         return {"error": f"libtpu does not know {slices} x {topology}: {str(error).splitlines()[0]}"}
