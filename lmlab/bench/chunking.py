@@ -18,19 +18,20 @@ from lmlab.models.chunkers import FixedStride
 from lmlab.models.hierarchy import Hierarchy
 
 STRIDES = (2, 4, 8, 16)
+TIGHT = 1.25  # slots per planned chunk, of rows that are equally full
 
 
-def settled(run):
-    """`run` with the smallest of its capacities alone: what a step costs once the router keeps to its target. Random
-    weights on random bytes would take the largest."""
+def settled(run, slots=None):
+    """`run` with one capacity alone: `slots` per planned chunk, or the smallest of its own, which is what a step costs
+    once the router keeps to its target. Random weights on random bytes would take the largest."""
 
-    def smallest(stage):
+    def capped(stage):
         if not isinstance(stage, Hierarchy):
             return stage
-        factor = min(stage.capacity) if isinstance(stage.capacity, tuple) else stage.capacity
-        return stage.clone(capacity=factor, inner=smallest(stage.inner))
+        factor = slots or (min(stage.capacity) if isinstance(stage.capacity, tuple) else stage.capacity)
+        return stage.clone(capacity=factor, inner=capped(stage.inner))
 
-    return dataclasses.replace(run, model=run.model.clone(backbone=smallest(run.model.backbone)))
+    return dataclasses.replace(run, model=run.model.clone(backbone=capped(run.model.backbone)))
 
 
 def step_of(run):
@@ -87,6 +88,8 @@ def main(repeats):
     experiment = load("hnet")
     names = ("llamabyte", "mambabyte", "hnet_1stage", "hnet_2stage")
     runs = {name: settled(experiment.resolve(name, "small")) for name in names}
+    for name in ("hnet_1stage", "hnet_2stage"):
+        runs[f"{name}, {TIGHT} slots"] = settled(experiment.resolve(name, "small"), TIGHT)
     steps = {name: step_of(run) for name, run in runs.items()}
     steps["chunking of hnet_1stage"] = chunking_of(runs["hnet_1stage"])
     seconds = interleave(steps, repeats)
@@ -106,6 +109,6 @@ def main(repeats):
     Console(width=120).print(table)
     print(
         f"Steps in turn, medians of {repeats}. Planned FLOPs per byte are equal in the first table; the H-Nets compute "
-        "the slots of their smallest capacity, 1.75 per planned chunk. In the second, chunks come every so many bytes "
-        "and each step chooses its capacity; all but the smallest compute the inner network again backward."
+        f"the slots of their smallest capacity, 1.75 per planned chunk, or {TIGHT}. In the second, chunks come every so "
+        "many bytes and each step chooses its capacity; all but the smallest compute the inner network again backward."
     )

@@ -37,7 +37,7 @@ def ours(model, bytes_per_token, batch):
     return run
 
 
-def textbook(batch):
+def plain_scan(batch):
     """The same for `plain`."""
     params = plain.init(SHAPE, jax.random.key(0))
     prompts = np.random.default_rng(0).integers(97, 123, (batch, PROMPT))
@@ -73,7 +73,7 @@ def main(repeats):
     columns = []
     for batch in BATCHES:
         ours_label = "byte transformer, d 256, 6 layers"
-        subjects = {ours_label: ours(byte_transformer().model, 1.0, batch), "plain lax.scan": textbook(batch)}
+        subjects = {ours_label: ours(byte_transformer().model, 1.0, batch), "plain lax.scan": plain_scan(batch)}
         if peer is not None:
             subjects["Hugging Face's Llama"] = lambda _, batch=batch: peer.generate(batch, PROMPT, NEW)
         seconds = interleave(subjects, repeats)

@@ -132,29 +132,34 @@ def splash_attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window, interpret=F
 def attention_step(q_BHK, k_ZNQK, v_ZNQK, filled_B, row_N=None):
     """One query per row against the first `filled_B` slots of its cache: [B, H, K].
 
-    The cache is Z blocks of Q slots for merged rows and heads; only blocks that some row has filled are read.
-    `row_N`: which N of the cache the B * H queries belong to; None: all, in order. In this layout a block is
-    contiguous and no product transposes it.
+    The cache is a sequence of Z blocks [N, Q, K] for merged rows and heads, Q slots each of its own; only blocks that some
+    row has begun are read, each to a softmax of its own, and those are joined by their log-sum-exps (flash-decoding, Dao et
+    al. 2023). `row_N`: which N of the cache the B * H queries belong to; None: all, in order. Blocks are arrays of
+    their own, as XLA's CPU back end would copy a slice before it multiplies it.
     """
     B, H, K = q_BHK.shape
-    Z, _, Q, _ = k_ZNQK.shape
     q_NK, filled_N = q_BHK.reshape(B * H, K), jnp.repeat(filled_B, H)
 
-    def block(cache_ZNQK, z):
-        return (cache_ZNQK[z] if row_N is None else cache_ZNQK[z, row_N]).astype(q_NK.dtype)
+    def block(first, k_NQK, v_NQK):
+        slot_Q = first + jnp.arange(k_NQK.shape[1])
+        if row_N is not None:
+            k_NQK, v_NQK = k_NQK[row_N], v_NQK[row_N]
+        s_NQ = jnp.einsum("nk,nqk->nq", q_NK, k_NQK.astype(q_NK.dtype)).astype(jnp.float32) * K**-0.5
+        s_NQ = jnp.where(slot_Q < filled_N[:, None], s_NQ, MASKED)
+        top_N = jnp.max(s_NQ, axis=1)
+        p_NQ = jnp.exp(s_NQ - top_N[:, None])
+        o_NK = jnp.einsum("nq,nqk->nk", p_NQ.astype(q_NK.dtype), v_NQK.astype(q_NK.dtype))
+        return top_N, jnp.sum(p_NQ, axis=1), o_NK.astype(jnp.float32)
 
-    def add(carry):
-        z, m_N, sum_N, o_NK = carry
-        s_NQ = jnp.einsum("nk,nqk->nq", q_NK, block(k_ZNQK, z)).astype(jnp.float32) * K**-0.5
-        s_NQ = jnp.where(z * Q + jnp.arange(Q) < filled_N[:, None], s_NQ, MASKED)
-        top_N = jnp.maximum(m_N, jnp.max(s_NQ, axis=1))
-        p_NQ, shrink_N = jnp.exp(s_NQ - top_N[:, None]), jnp.exp(m_N - top_N)
-        o_NK = o_NK * shrink_N[:, None] + jnp.einsum("nq,nqk->nk", p_NQ.astype(q_NK.dtype), block(v_ZNQK, z))
-        return z + 1, top_N, sum_N * shrink_N + jnp.sum(p_NQ, axis=1), o_NK
+    def unread(*_):
+        return jnp.full(B * H, MASKED), jnp.zeros(B * H), jnp.zeros((B * H, K))
 
-    carry = 0, jnp.full(B * H, MASKED), jnp.zeros(B * H), jnp.zeros((B * H, K))
-    if Z == 1:
-        carry = add(carry)
-    else:
-        carry = jax.lax.while_loop(lambda c: (c[0] == 0) | (c[0] * Q < jnp.max(filled_B)), add, carry)
-    return (carry[3] / carry[2][:, None]).astype(q_BHK.dtype).reshape(B, H, K)
+    blocks, first = [], 0
+    for k_NQK, v_NQK in zip(k_ZNQK, v_ZNQK, strict=True):
+        part = partial(block, first)
+        blocks.append(jax.lax.cond(first < jnp.max(filled_B), part, unread, k_NQK, v_NQK) if first else part(k_NQK, v_NQK))
+        first += k_NQK.shape[1]
+    top_ZN, sum_ZN, o_ZNK = (jnp.stack(x) for x in zip(*blocks, strict=True))
+    share_ZN = jnp.exp(top_ZN - jnp.max(top_ZN, axis=0))
+    o_NK = jnp.sum(share_ZN[..., None] * o_ZNK, axis=0) / jnp.sum(share_ZN * sum_ZN, axis=0)[:, None]
+    return o_NK.astype(q_BHK.dtype).reshape(B, H, K)

@@ -12,7 +12,7 @@ from lmlab.kernels.elementwise import linear
 from lmlab.models.cache import put, take
 from lmlab.models.layers import normal, parameter
 
-CACHE_BLOCK = 128  # slots that a decoding step reads at once
+CACHE_BLOCK = 128  # slots of each of a cache's first four blocks; every other is as long as all before it
 
 
 def frequencies(rotary_dim, base=10_000.0, xp=np):
@@ -82,16 +82,19 @@ class Attention(nn.Module):
     def init_cache(self, batch, length, dtype=jnp.float32):
         """Ring buffers of keys and values for `length` positions, or for the window if that is shorter.
 
-        [blocks, B * H, slots per block, K]: see `attention_step`.
+        Tuples of blocks [B * H, slots of the block, K], see `attention_step`. Few, as each is compiled by itself;
+        of short caches not much more is read than is filled, of long ones at most twice as much.
         """
         slots = length if self.window is None else min(self.window, length)
-        block = min(slots, CACHE_BLOCK)
-        shape = (-(-slots // block), batch * self.n_heads, block, self.d_model // self.n_heads)
-        return {"k": jnp.zeros(shape, dtype), "v": jnp.zeros(shape, dtype), "index": jnp.zeros(batch, jnp.int32)}
+        sizes = [min(slots, CACHE_BLOCK)]
+        while sum(sizes) < slots:
+            sizes.append(min(CACHE_BLOCK if len(sizes) < 4 else sum(sizes), slots - sum(sizes)))
+        head = self.d_model // self.n_heads
+        k, v = (tuple(jnp.zeros((batch * self.n_heads, size, head), dtype) for size in sizes) for _ in "kv")
+        return {"k": k, "v": v, "index": jnp.zeros(batch, jnp.int32)}
 
     def _slots(self, cache):
-        Z, _, Q, _ = cache["k"].shape
-        return Z * Q if self.window is None else min(self.window, Z * Q)
+        return sum(block.shape[1] for block in cache["k"])
 
     def prefill(self, x_BLD, valid_BL, cache):
         """Forward over right-padded prompts (`valid_BL` marks the prefix); returns (y_BLD, filled cache).
@@ -110,7 +113,7 @@ class Attention(nn.Module):
 
         def write(cache_ZNQK, new_BLHK):
             new_NLK = jnp.swapaxes(new_BLHK, 1, 2).reshape(-1, L, new_BLHK.shape[-1])
-            return _write(cache_ZNQK, new_NLK, jnp.arange(cache_ZNQK.shape[1])[:, None], slot_NL)
+            return _write(cache_ZNQK, new_NLK, jnp.arange(len(new_NLK))[:, None], slot_NL)
 
         index_B = count_B.astype(jnp.int32)
         return y_BLD, {"k": write(cache["k"], k), "v": write(cache["v"], v), "index": index_B}
@@ -125,7 +128,7 @@ class Attention(nn.Module):
         row_N = None if row_B is None else (row_B[:, None] * H + jnp.arange(H)).reshape(-1)
 
         def write(cache_ZNQK, new_B1HK):
-            rows = jnp.arange(cache_ZNQK.shape[1]) if row_N is None else row_N
+            rows = jnp.arange(len(slot_N)) if row_N is None else row_N
             return _write(cache_ZNQK, new_B1HK.reshape(-1, new_B1HK.shape[-1]), rows, slot_N)
 
         k_ZNQK, v_ZNQK = write(cache["k"], k), write(cache["v"], v)
@@ -151,6 +154,10 @@ class Attention(nn.Module):
 
 def _write(cache_ZNQK, new, row, slot):
     """`new` [..., K] at (row, slot) of the cache; slot -1 is dropped."""
-    Z, _, Q, _ = cache_ZNQK.shape
-    block = jnp.where(slot < 0, Z, slot // Q)
-    return cache_ZNQK.at[block, row, slot % Q].set(new.astype(cache_ZNQK.dtype), mode="drop")
+    written, first = [], 0
+    for cache_NQK in cache_ZNQK:
+        Q = cache_NQK.shape[1]
+        at = jnp.where((slot >= first) & (slot < first + Q), slot - first, Q)
+        written.append(cache_NQK.at[row, at].set(new.astype(cache_NQK.dtype), mode="drop"))
+        first += Q
+    return tuple(written)

@@ -1,4 +1,4 @@
-"""The textbook decoder that generation is measured against really generates: its cache equals the full forward."""
+"""The plain decoder that generation is measured against really generates: its cache equals the full forward."""
 
 import jax
 import jax.numpy as jnp
@@ -12,18 +12,18 @@ SHAPE = Shape(vocab_size=256, d_model=16, n_layers=2, n_heads=2, d_ff=32, batch_
 
 
 def empty(batch, length):
-    blank = jnp.zeros((batch, length, SHAPE.n_heads, SHAPE.d_model // SHAPE.n_heads))
+    blank = jnp.zeros((batch, SHAPE.n_heads, length, SHAPE.d_model // SHAPE.n_heads))
     return [(blank, blank)] * SHAPE.n_layers
 
 
 def test_steps_equal_the_full_forward():
     params = plain.init(SHAPE, jax.random.key(0))
     tokens = jax.random.randint(jax.random.key(1), (3, 12), 0, 256)
-    full, _ = plain.forward(params, tokens, empty(3, 12), 0)
-    logits, cache = plain.forward(params, tokens[:, :5], empty(3, 12), 0)
+    full, _ = plain.forward(SHAPE.n_heads, params, tokens, empty(3, 12), 0)
+    logits, cache = plain.forward(SHAPE.n_heads, params, tokens[:, :5], empty(3, 12), 0)
     np.testing.assert_allclose(logits, full[:, :5], atol=1e-6)
     for t in range(5, 12):
-        logits, cache = plain.forward(params, tokens[:, t : t + 1], cache, t)
+        logits, cache = plain.forward(SHAPE.n_heads, params, tokens[:, t : t + 1], cache, t)
         np.testing.assert_allclose(logits[:, 0], full[:, t], atol=1e-6)
 
 

@@ -83,7 +83,7 @@ def test_a_step_equals_the_last_row(block, rows):
     def cache(x_BLHK, fill):
         x_NLK = jnp.swapaxes(x_BLHK, 1, 2).reshape(B * H, 12, K)
         x_NSK = jnp.pad(x_NLK, ((0, 0), (0, slots - 12), (0, 0)), constant_values=fill)
-        return jnp.swapaxes(x_NSK.reshape(B * H, slots // block, block, K), 0, 1)
+        return jnp.split(x_NSK, slots // block, axis=1)
 
     order = np.arange(B) if rows is None else np.array(rows)
     row_N = None if rows is None else jnp.asarray((order[:, None] * H + np.arange(H)).reshape(-1))
@@ -94,7 +94,24 @@ def test_a_step_equals_the_last_row(block, rows):
         np.testing.assert_allclose(got, o[b, lengths[b] - 1], atol=1e-6)
 
 
+def test_a_step_reads_no_block_that_no_row_has_begun():
+    """Blocks of unequal length; what lies in those that nobody has filled could be anything."""
+    q, k, v, _ = inputs(12)
+    lengths = np.array([3, 4])[:B]
+
+    def cache(x_BLHK):
+        x_NLK = jnp.swapaxes(x_BLHK, 1, 2).reshape(B * H, 12, K)
+        first, *others = jnp.split(x_NLK, [4, 8], axis=1)
+        return [first, *(jnp.full_like(other, jnp.nan) for other in others), jnp.full((B * H, 7, K), jnp.nan)]
+
+    queries = jnp.stack([q[b, lengths[b] - 1] for b in range(B)])
+    step = jax.jit(kernels.attention_step)(queries, cache(k), cache(v), jnp.asarray(lengths))
+    o = kernels.attention_reference(q, k, v)
+    for b in range(B):
+        np.testing.assert_allclose(step[b], o[b, lengths[b] - 1], atol=1e-6)
+
+
 def test_a_step_over_an_empty_cache_is_finite():
     q, k, _, _ = inputs(4)
-    cache = jnp.zeros((2, B * H, 4, K))
+    cache = [jnp.zeros((B * H, 4, K))] * 2
     assert jnp.all(jnp.isfinite(kernels.attention_step(q[:, 0], cache, cache, jnp.zeros(B, jnp.int32))))

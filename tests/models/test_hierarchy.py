@@ -120,6 +120,13 @@ def test_overflow_is_harmless():
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-6, atol=1e-4), got, expected)
 
 
+def _keys(cache):
+    """The blocks of keys of every attention in a cache."""
+    if isinstance(cache, dict):
+        return [cache["k"]] if "k" in cache else [k for c in cache.values() for k in _keys(c)]
+    return [k for c in cache for k in _keys(c)] if isinstance(cache, list | tuple) else []
+
+
 @pytest.mark.parametrize("window", [5, None])
 def test_many_rows_step_as_the_full_forward(window, monkeypatch):
     """Nine rows, each with boundaries and a length of its own; caches of several blocks, and rings that wrap."""
@@ -135,6 +142,8 @@ def test_many_rows_step_as_the_full_forward(window, monkeypatch):
     valid = np.arange(20) < lengths[:, None]
     prefill = jax.jit(functools.partial(model.apply, method="prefill"))
     _, cache = prefill(params, tokens[:, :20], valid, model.init_cache(B, L))
+    sizes = [[block.shape[1] for block in blocks] for blocks in _keys(cache)]
+    assert ([4, 4, 4, 4, 16] if window is None else [4, 1]) in sizes
     step = jax.jit(functools.partial(model.apply, method="step"))
     position = lengths.copy()
     while (position < L).any():
