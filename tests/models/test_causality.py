@@ -12,7 +12,7 @@ import pytest
 from lmlab import experiment
 from lmlab.models.hierarchy import uncapped
 from lmlab.models.language_model import init
-from tests.kinds import kind, one_of_each
+from tests.kinds import one_of_each, parts
 from tests.parameters import moved
 
 
@@ -23,7 +23,7 @@ def causal():
             run = experiment.load(name).resolve(arm.name, "smoke")
             # Encoder-decoders: tests/models/test_encoder_decoder.py.
             if isinstance(run, experiment.Run) and run.corruption.continues:
-                yield kind(uncapped(run.model)), f"{name}/{arm.name}"
+                yield parts(uncapped(run.model)), f"{name}/{arm.name}"
 
 
 ARMS = one_of_each(causal())

@@ -14,7 +14,7 @@ from lmlab.models.encoder_decoder import EncoderDecoder, t5
 from lmlab.models.language_model import init
 from lmlab.models.manta import MANTa
 from lmlab.models.t5 import relative_bucket
-from tests.kinds import kind, one_of_each
+from tests.kinds import one_of_each, parts
 from tests.parameters import moved
 
 
@@ -24,7 +24,7 @@ def structures():
         for arm in experiment.load(name).at("smoke"):
             model = getattr(arm.run("smoke"), "model", None)
             if isinstance(model, EncoderDecoder):
-                yield kind(model), f"{name}/{arm.name}"
+                yield parts(model), f"{name}/{arm.name}"
 
 
 ARMS = one_of_each(structures())
