@@ -53,9 +53,9 @@ BYTES_PER_WORD = {"smoke": 8.4, "small": 8.4, "paper": 6.0}
 PER_CHUNK_1STAGE = {"paper": 4.8}
 PER_CHUNK_2STAGE = {"paper": 7.0**0.5}  # each; the paper gives only their product
 
-# Chunk slots over the planned number. Small: the fullest of eight short rows needs up to 1.75 in most steps; the others
-# take the next branch and lose nothing. Smoke compiles once; at paper scale rows are long and so differ less.
-CAPACITY = {"smoke": 2.5, "small": (1.75, 3.0), "paper": 1.5}
+# Chunk slots over the planned number. Small: four rows that share theirs need up to 1.4 in most steps; the others take the
+# next branch and lose nothing. Smoke compiles once; at paper scale rows are long and so differ less.
+CAPACITY = {"smoke": 2.5, "small": (1.4, 2.5), "paper": 1.5}
 
 
 def bpe_transformer(scale):

@@ -40,7 +40,7 @@ SETUPS = {
 BYTES_PER_TOKEN = {"smoke": 1.95, "small": 2.5, "paper": 3.62}
 BYTES_PER_SPACE = {"smoke": 3.0, "small": 3.0, "paper": 3.38}
 PER_CHUNK_2STAGE = {"paper": 5.81**0.5}  # each; the paper gives only their product
-CAPACITY = {"smoke": 2.5, "small": (1.75, 3.0), "paper": 1.5}
+CAPACITY = {"smoke": 2.5, "small": (1.4, 2.5), "paper": 1.5}
 
 
 def bpe_transformer(scale):

@@ -14,24 +14,36 @@ from lmlab.bench.decode import interleave
 from lmlab.bench.train import Trainer
 from lmlab.experiment import load
 from lmlab.kernels.compaction import compact
-from lmlab.models.chunkers import FixedStride
+from lmlab.models.chunkers import FixedStride, LearnedChunker, segment_starts
 from lmlab.models.hierarchy import Hierarchy
 
 STRIDES = (2, 4, 8, 16)
-TIGHT = 1.25  # slots per planned chunk, of rows that are equally full
+UNLIKE = 0.2  # how far rows' numbers of chunks are from their mean: the fullest of eight has 1.25 times it, as measured
 
 
-def settled(run, slots=None):
-    """`run` with one capacity alone: `slots` per planned chunk, or the smallest of its own, which is what a step costs
-    once the router keeps to its target. Random weights on random bytes would take the largest."""
+class Planned(LearnedChunker):
+    """Routes as the learned chunker does, at its cost, but starts as many chunks as are planned, at random and in rows of
+    unlike numbers, as a trained one would. Random weights on random bytes would start twice as many."""
 
-    def capped(stage):
+    def __call__(self, h_BLD, tokens_BL, segment_ids_BL):
+        """Routing of packed rows."""
+        routing = super().__call__(h_BLD, tokens_BL, segment_ids_BL)
+        row_BL = jnp.arange(len(segment_ids_BL))[:, None] + segment_ids_BL
+        rate_BL = (1 + UNLIKE * jnp.cos(2.4 * row_BL)) / self.positions_per_chunk
+        drawn_BL = jax.random.uniform(jax.random.key(0), segment_ids_BL.shape) < rate_BL
+        start_BL = segment_starts(segment_ids_BL) | (drawn_BL & (segment_ids_BL > 0))
+        return routing._replace(start_BL=start_BL)
+
+
+def settled(run):
+    """`run` with chunks as planned, which is what a step costs once the router keeps to its target."""
+
+    def planned(stage):
         if not isinstance(stage, Hierarchy):
             return stage
-        factor = slots or (min(stage.capacity) if isinstance(stage.capacity, tuple) else stage.capacity)
-        return stage.clone(capacity=factor, inner=capped(stage.inner))
+        return stage.clone(chunker=Planned(stage.d_model, stage.chunker.target), inner=planned(stage.inner))
 
-    return dataclasses.replace(run, model=run.model.clone(backbone=capped(run.model.backbone)))
+    return dataclasses.replace(run, model=run.model.clone(backbone=planned(run.model.backbone)))
 
 
 def step_of(run):
@@ -46,7 +58,7 @@ def chunking_of(run):
     B, L, D = run.batch_size, run.length, stage.d_model
     h_BLD = jax.random.normal(jax.random.key(0), (B, L, D))
     tokens_BL = jax.random.randint(jax.random.key(1), (B, L), 0, 256)
-    ones_BL, slots = jnp.ones((B, L), jnp.int32), stage.slots(L)[-1]
+    ones_BL, slots = jnp.ones((B, L), jnp.int32), stage.slots(L)[0]
     every_BL = jnp.broadcast_to(jnp.arange(L) % round(stage.chunker.positions_per_chunk) == 0, (B, L))
 
     def parts(params, h_BLD):
@@ -88,8 +100,6 @@ def main(repeats):
     experiment = load("hnet")
     names = ("llamabyte", "mambabyte", "hnet_1stage", "hnet_2stage")
     runs = {name: settled(experiment.resolve(name, "small")) for name in names}
-    for name in ("hnet_1stage", "hnet_2stage"):
-        runs[f"{name}, {TIGHT} slots"] = settled(experiment.resolve(name, "small"), TIGHT)
     steps = {name: step_of(run) for name, run in runs.items()}
     steps["chunking of hnet_1stage"] = chunking_of(runs["hnet_1stage"])
     seconds = interleave(steps, repeats)
@@ -108,7 +118,7 @@ def main(repeats):
         table.add_row(str(n), f"{run.batch_size * run.length / statistics.median(times):,.0f}")
     Console(width=120).print(table)
     print(
-        f"Steps in turn, medians of {repeats}. Planned FLOPs per byte are equal in the first table; the H-Nets compute "
-        f"the slots of their smallest capacity, 1.75 per planned chunk, or {TIGHT}. In the second, chunks come every so "
-        "many bytes and each step chooses its capacity; all but the smallest compute the inner network again backward."
+        f"Steps in turn, medians of {repeats}. Planned FLOPs per byte are equal in the first table, where the H-Nets have as "
+        "many chunks as planned. In the second, chunks come every so many bytes. Each step chooses its capacity; all but "
+        "the smallest compute the inner network again backward."
     )

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lmlab.kernels import attention as _attention
-from lmlab.kernels import compaction, convolution, scan, sequence
+from lmlab.kernels import compaction, convolution, scan, sequence, shared_rows
 from lmlab.kernels import ssd as _ssd
 from lmlab.kernels.compaction_tpu import BLOCK, gather_tpu, spread_tpu
 from lmlab.kernels.convolution_tpu import TAPS, causal_conv_silu_tpu
@@ -27,9 +27,11 @@ from lmlab.kernels.ssd_tpu import ssd_tpu
 
 ROWS, HEADS = ("data", "fsdp"), "tensor"  # mesh axes that rows and heads are split over
 LANES = 128
+JOINED = 4  # rows; more would be hardly more alike, and make recurrences longer
 
 _mesh = contextvars.ContextVar("mesh", default=None)
 _whole_rows = contextvars.ContextVar("whole_rows", default=False)
+_sharing = contextvars.ContextVar("sharing", default=None)
 
 
 @contextlib.contextmanager
@@ -42,6 +44,46 @@ def compiled_for(mesh, whole_rows=False):
     finally:
         _mesh.reset(tokens[0])
         _whole_rows.reset(tokens[1])
+
+
+@contextlib.contextmanager
+def rows_share(sharing):
+    """What is traced inside works on joined rows, see `lmlab.kernels.shared_rows`; None: on rows as they are."""
+    token = _sharing.set(sharing)
+    try:
+        yield
+    finally:
+        _sharing.reset(token)
+
+
+def sharing():
+    """How rows share slots here, or None."""
+    return _sharing.get()
+
+
+def by_rows(mix, arrays, segment_ids_BL):
+    """`mix(*arrays [B, L, H, K], segment_ids)`, causal; of joined rows with every row by itself."""
+    share = _sharing.get()
+    if share is None:
+        return mix(*arrays, segment_ids_BL)
+    places, slots = shared_rows.places(segment_ids_BL, share), segment_ids_BL.shape[1]
+    rows = _by_rows(segment_ids_BL)
+    spec = _by_rows(segment_ids_BL, None, _heads_axis(arrays[0].shape[2]))
+    apart = [_each_device(shared_rows.apart, (x, places), (spec, rows), spec) for x in arrays]
+    y_NCHK = mix(*apart, _each_device(shared_rows.apart, (segment_ids_BL, places), (rows, rows), rows))
+    return _each_device(functools.partial(shared_rows.together, slots=slots), (y_NCHK, places), (spec, rows), spec)
+
+
+def rows_to_join(rows):
+    """How many rows may share slots: the most, up to `JOINED`, that lie on one device and divide its rows evenly. On
+    a CPU two joined rows are left at least, as XLA's products of a single one are slow."""
+    mesh = _mesh.get()
+    devices = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+    if rows % devices or positions_are_split():
+        return 1
+    own = rows // devices
+    most = min(JOINED, own // 2 if on_cpu() else own)
+    return max(n for n in range(1, max(most, 1) + 1) if own % n == 0)
 
 
 def mesh_of(arrays):
@@ -231,7 +273,11 @@ def attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL=None, window=None):
         return form(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window)
 
     part = functools.partial(sequence.attention, kernel, window=window) if positions_are_split() else kernel
-    if part is kernel and not _on_tpu():
-        return kernel(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL)
-    heads, spec = _by_positions(q_BLHK, _heads_axis(q_BLHK.shape[2])), _by_positions(q_BLHK)
-    return _each_device(part, (q_BLHK, k_BLHK, v_BLHK, segment_ids_BL), (heads, heads, heads, spec), heads)
+
+    def each(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL):
+        if part is kernel and not _on_tpu():
+            return kernel(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL)
+        heads, spec = _by_positions(q_BLHK, _heads_axis(q_BLHK.shape[2])), _by_positions(q_BLHK)
+        return _each_device(part, (q_BLHK, k_BLHK, v_BLHK, segment_ids_BL), (heads, heads, heads, spec), heads)
+
+    return by_rows(each, (q_BLHK, k_BLHK, v_BLHK), segment_ids_BL)

@@ -11,9 +11,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lmlab.kernels.dispatch import compact, gather, slot_unit, spread
+from lmlab.kernels.dispatch import compact, gather, rows_share, rows_to_join, sharing, slot_unit, spread
+from lmlab.kernels.shared_rows import Sharing, join, joined_ids, row_counts
 from lmlab.models.cache import put, take
 from lmlab.models.layers import parameter
+
+
+FULLEST = 1.4  # slots that one of the rows that share them may take, over its share
+
+
+class Fit(NamedTuple):
+    """Static: room for the chunks of a batch."""
+
+    rows: int  # that are joined to share slots
+    slots: int  # of a joined row
+    longest: int | None  # slots that one of its rows may take; None: all
 
 
 class Stage(NamedTuple):
@@ -36,11 +48,11 @@ class Hierarchy(nn.Module):
 
     `capacity` is the number of chunk slots as a multiple of the nominal number, bytes / `positions_per_chunk` of this
     stage and of those outside.
-    One number: fixed. A start without a slot joins the chunk before it and is counted in `Stage.overflow`.
-    Several, rising: exact. The smallest that holds the fullest row of the whole batch is chosen in every
-    step, or one slot per position where none does; nothing ever overflows. A differentiated switch keeps the residuals
-    of all its branches, so that only the smallest, which a settled router should need, has its own kept; the others
-    are computed again backward.
+    One number: fixed, of every row. A start without a slot joins the chunk before it and is counted in `Stage.overflow`.
+    Several, rising: exact. Rows of a device share slots (`lmlab.kernels.shared_rows`), and the smallest capacity that
+    holds the chunks of all is chosen in every step, or one slot per position where none does; nothing ever overflows.
+    A differentiated switch keeps the residuals of all its branches, so that only the smallest, which a settled router
+    should need, has its own kept; the others are computed again backward.
     None: a slot for every position.
     """
 
@@ -70,7 +82,7 @@ class Hierarchy(nn.Module):
         return jnp.concatenate([x, jnp.broadcast_to(self.widen, (*x.shape[:-1], extra)).astype(x.dtype)], -1)
 
     def slots(self, length, nominal=None):
-        """Static numbers of chunk slots for `length` positions, rising; exact if the last is `length`.
+        """Static numbers of chunk slots of a row of `length` positions, rising; exact if the last is `length`.
 
         `nominal`: how many of the positions are planned to be filled; None: all.
         """
@@ -81,37 +93,71 @@ class Hierarchy(nn.Module):
         counts = [min(length, -(-math.ceil(chunks * factor) // unit) * unit) for factor in factors]
         return tuple(sorted({*counts, length} if isinstance(self.capacity, tuple) else counts))
 
-    def _through_chunks(self, slots, nominal, h_BLD, tokens_BL, segment_ids_BL, routing):
+    def _fits(self, rows, length, nominal):
+        """The `Fit` of each of `slots`. Rows that are joined already are not joined again; those that have a slot for
+        every position need not be."""
+        share, counts = sharing(), self.slots(length, nominal)
+        if share:
+            return [Fit(1, n, share.longest if n == length else min(share.longest, math.ceil(FULLEST * n / share.rows)))
+                    for n in counts]
+        if not isinstance(self.capacity, tuple):
+            return [Fit(1, n, None) for n in counts]
+        joined = rows_to_join(rows)
+        fits = [Fit(joined, joined * n, min(length, math.ceil(FULLEST * n))) for n in counts[:-1]]
+        return [*fits, Fit(1, length, None)]
+
+    def _through_chunks(self, fit, nominal, h_BLD, tokens_BL, segment_ids_BL, routing):
         """What the decoder reads, the inner stages at this stage's positions, and the number of lost starts."""
-        c = compact(routing.start_BL, slots)
+        (B, L), share = tokens_BL.shape, sharing()
+        if fit.rows > 1:
+            share = Sharing(fit.rows, L + 1, fit.longest)
+            h_BLD, tokens_BL, start_BL, p_BL = (
+                join(x, fit.rows) for x in (h_BLD, tokens_BL, routing.start_BL, routing.probability_BL)
+            )
+            segment_ids_BL = joined_ids(segment_ids_BL, fit.rows)
+            routing = routing._replace(start_BL=start_BL, probability_BL=p_BL)
+        elif share:
+            share = share._replace(longest=fit.longest)
+        c = compact(routing.start_BL, fit.slots)
         segment_ids_BC = gather(segment_ids_BL, c)
-        z_BCE, inner = self.inner(
-            self._widen(self.pool(h_BLD, routing, c, segment_ids_BL)), gather(tokens_BL, c), segment_ids_BC, nominal
-        )
+        chunks_BCD = self._widen(self.pool(h_BLD, routing, c, segment_ids_BL))
+        with rows_share(share):
+            z_BCE, inner = self.inner(chunks_BCD, gather(tokens_BL, c), segment_ids_BC, nominal * fit.rows)
         y_BLD = self.unpool(z_BCE[..., : self.unpool.d_model], h_BLD, routing, c, segment_ids_BL)
 
         def at_starts(x_BC):
-            return jnp.where(c.kept_BL, spread(x_BC, c), jnp.zeros((), x_BC.dtype))
+            return jnp.where(c.kept_BL, spread(x_BC, c), jnp.zeros((), x_BC.dtype)).reshape(B, L)
 
         outward = tuple(
             s._replace(start_BL=at_starts(s.start_BL), probability_BL=at_starts(s.probability_BL)) for s in inner
         )
-        return y_BLD, outward, jnp.sum(c.overflow_B), jnp.asarray(slots * len(h_BLD), jnp.int32)
+        slots = jnp.asarray(c.index_BC.size, jnp.int32)
+        return y_BLD.reshape(B, L, -1), outward, jnp.sum(c.overflow_B), slots
+
+    def _choice(self, fits, start_BL, segment_ids_BL):
+        """Which of the rising `fits` is the first that holds all chunks."""
+        share = sharing()
+        by_row_BR = row_counts(start_BL, segment_ids_BL, share) if share else jnp.sum(start_BL, axis=1)[:, None]
+
+        def holds(fit):
+            held = jnp.max(jnp.sum(by_row_BR.reshape(len(start_BL) // fit.rows, -1), axis=1)) <= fit.slots
+            return held if fit.longest is None else held & (jnp.max(by_row_BR) <= fit.longest)
+
+        return jnp.argmax(jnp.stack([*map(holds, fits[:-1]), jnp.array(True)]))
 
     def __call__(self, x_BLD, tokens_BL, segment_ids_BL, nominal=None, start_BL=None):
         """Returns (y_BLD, stages), the stages from the outside in. `nominal`: see `slots`; `start_BL`: see `Stack`."""
         h_BLD, _ = self.encoder(x_BLD, tokens_BL, segment_ids_BL)
         routing = self.chunker(h_BLD, tokens_BL, segment_ids_BL)
-        slots = self.slots(x_BLD.shape[1], nominal)
+        fits = self._fits(*tokens_BL.shape, nominal)
         chunks = (nominal or x_BLD.shape[1]) / self.chunker.positions_per_chunk
         operands = (h_BLD, tokens_BL, segment_ids_BL, routing)
-        if len(slots) == 1 or self.is_initializing():
-            y_BLD, outward, overflow, computed = self._through_chunks(slots[-1], chunks, *operands)
+        if len(fits) == 1 or self.is_initializing():
+            y_BLD, outward, overflow, computed = self._through_chunks(fits[-1], chunks, *operands)
         else:
-            branches = [lambda mdl, *operands, n=n: mdl._through_chunks(n, chunks, *operands) for n in slots]
+            branches = [lambda mdl, *operands, fit=fit: mdl._through_chunks(fit, chunks, *operands) for fit in fits]
             branches[1:] = [nn.remat(branch, prevent_cse=False) for branch in branches[1:]]
-            needed = jnp.max(jnp.sum(routing.start_BL, axis=1))
-            choice = jnp.sum(needed > jnp.array(slots[:-1]))
+            choice = self._choice(fits, routing.start_BL, segment_ids_BL)
             y_BLD, outward, overflow, computed = nn.switch(choice, branches, self, *operands)
         y_BLD, _ = self.decoder(y_BLD, tokens_BL, segment_ids_BL, start_BL=routing.start_BL)
         stage = Stage(

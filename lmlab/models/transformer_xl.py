@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmlab.errors import UserError
+from lmlab.kernels.dispatch import by_rows
 from lmlab.kernels.elementwise import linear
 from lmlab.models.cache import put, take
 from lmlab.models.layers import LayerNorm, normal, parameter
@@ -59,14 +60,16 @@ class RelativeAttention(nn.Module):
         return [part[..., 0, :, :] for part in jnp.split(qkv.reshape(*x_BLD.shape[:-1], 3, H, K), 3, axis=-3)]
 
     def _attend(self, scores, seen, value, equation):
+        """[..., H, K]."""
         scores = jnp.where(seen, scores.astype(jnp.float32) * value.shape[-1] ** -0.5, MASKED)
-        o = jnp.einsum(equation, jax.nn.softmax(scores, axis=-1).astype(value.dtype), value)
+        return jnp.einsum(equation, jax.nn.softmax(scores, axis=-1).astype(value.dtype), value)
+
+    def _out(self, o):
         H, K, D = self.wo.shape
         return linear(o.reshape(*o.shape[:-2], H * K), self.wo.reshape(H * K, D)) + self.bo
 
-    def _forward(self, x_BLD, segment_ids_BL):
-        B, L, _ = x_BLD.shape
-        q, k, v = self._qkv(x_BLD)
+    def _heads(self, q, k, v, segment_ids_BL):
+        B, L = segment_ids_BL.shape
         D, H, K = self.wr.shape
         r_LHK = linear(sinusoids(L, D)[::-1].astype(q.dtype), self.wr.reshape(D, H * K)).reshape(L, H, K)
         r_LHK = _added(r_LHK, self.br)
@@ -75,7 +78,11 @@ class RelativeAttention(nn.Module):
         by_distance = scores("bihk,mhk->bhim", _added(q, self.v), r_LHK)  # column m is distance L - 1 - m
         shifted = jnp.pad(by_distance, ((0, 0), (0, 0), (0, 0), (1, 0))).reshape(B, self.n_heads, L + 1, L)[:, :, 1:]
         seen = np.tri(L, dtype=bool) & (segment_ids_BL[:, :, None] == segment_ids_BL[:, None, :])
-        return self._attend(by_content + shifted, seen[:, None], v, "bhij,bjhk->bihk"), k, v
+        return self._attend(by_content + shifted, seen[:, None], v, "bhij,bjhk->bihk")
+
+    def _forward(self, x_BLD, segment_ids_BL):
+        q, k, v = self._qkv(x_BLD)
+        return self._out(by_rows(self._heads, (q, k, v), segment_ids_BL)), k, v
 
     def __call__(self, x_BLD, segment_ids_BL):
         """Attention within each segment."""
@@ -113,8 +120,8 @@ class RelativeAttention(nn.Module):
         at_distance += jnp.sum(q_v * self.br, -1, keepdims=True)
         by_distance = jnp.take_along_axis(at_distance, distance_BS[:, None], axis=2)
         scores = jnp.einsum("bhk,bshk->bhs", _added(q, self.u), keys) + by_distance
-        y_BD = self._attend(scores, (distance_BS <= index_B[:, None])[:, None], values, "bhs,bshk->bhk")
-        return y_BD, new | {"index": put(cache["index"], index_B + 1, active_B, row_B)}
+        o_BHK = self._attend(scores, (distance_BS <= index_B[:, None])[:, None], values, "bhs,bshk->bhk")
+        return self._out(o_BHK), new | {"index": put(cache["index"], index_B + 1, active_B, row_B)}
 
     @nn.nowrap
     def emptied(self, cache, empty_B, row_B=None):

@@ -49,7 +49,7 @@ def test_exact_equals_full_whichever_capacity_is_chosen(shape):
     """Repeated bytes start few chunks, random ones many: either branch is taken, to the same result."""
     full, L = build(shape, None), 48
     params = moved(init(full, jax.random.key(0)))
-    random = np.random.default_rng(0).integers(0, 256, (2, L))
+    random = np.random.default_rng(0).integers(0, 256, (4, L))
     texts = [np.where(np.arange(L) < share * L, random, 97).astype(np.int32) for share in (0.25, 1.0)]
     forward = jax.jit(lambda tokens: [s.start_BL for s in full.apply(params, tokens).stages])
     counts = [[int(s.sum(1).max()) for s in forward(tokens)] for tokens in texts]
@@ -64,7 +64,22 @@ def test_exact_equals_full_whichever_capacity_is_chosen(shape):
         assert metrics["stage0/overflow"] == 0
         np.testing.assert_allclose(value, expected, rtol=1e-6)
         jax.tree.map(functools.partial(np.testing.assert_allclose, atol=2e-6), gradient, expected_gradient)
-    assert chosen == [2 * n for n in exact.backbone.slots(L)] and chosen[0] < chosen[1]
+    assert chosen == [4 * n for n in exact.backbone.slots(L)] and chosen[0] < chosen[1]
+
+
+def test_rows_that_share_slots_need_those_of_their_mean():
+    """Rows of few and of many chunks, joined in twos: alike pairs fit where the fuller rows alone would not."""
+    model, L = build(ONE_STAGE, ((1.25, 2.2), None)), 96
+    params = moved(init(model, jax.random.key(0)))
+    random = np.random.default_rng(0).integers(0, 256, (4, L))
+    slots = []
+    for random_bytes in ([30, 96, 30, 96], [30, 30, 96, 96]):
+        tokens = np.where(np.arange(L) < np.array(random_bytes)[:, None], random, 97).astype(np.int32)
+        outer = jax.jit(model.apply)(params, tokens).stages[0]
+        slots.append(int(outer.slots))
+    assert slots == [4 * n for n in model.backbone.slots(L)[:2]]
+    few, _, more, most = np.asarray(outer.start_BL).sum(1)
+    assert few + most <= 2 * model.backbone.slots(L)[0] < more + most
 
 
 def test_capacities_are_of_bytes_at_every_stage():
@@ -93,7 +108,7 @@ def test_exact_keeps_the_residuals_of_the_smallest_branch_only():
     finally:
         nn.remat = remat
     assert exact < 1.3 * full, (exact, full)
-    assert kept > 1.7 * exact, (kept, exact)
+    assert kept > 1.5 * exact, (kept, exact)
 
 
 def test_overflow_is_harmless():
