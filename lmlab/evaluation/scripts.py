@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from lmlab.data.batches import evaluation_batches
 from lmlab.evaluation.bits_per_byte import bits_per_byte
 from lmlab.models.boundaries import SCRIPTS, running_script
 
@@ -13,14 +14,16 @@ from lmlab.models.boundaries import SCRIPTS, running_script
 class ScriptParity:
     """Of one split of a byte model's corpus, by the script of each byte (`running_script`).
 
-    Where the split is parallel text, equal treatment is equally many chunks in every script.
+    Where the corpus is parallel text, equal treatment is equally many chunks in every script. One split of it is not
+    parallel: what a script's bytes in all of `parallel` would give at the split's bytes per chunk is compared.
     """
 
     split: str = "test"
+    parallel: tuple[str, ...] = ("train", "validation", "test")
 
     def __call__(self, model, params, data):
         """For each script that occurs: "<script>_chunk", bytes per chunk, and "<script>_bpb"; "disparity": the most chunks
-        of a script over the fewest."""
+        of a script in the parallel text over the fewest."""
         chunks, read, nats, covered = np.zeros((4, len(SCRIPTS)))
 
         def see(batch, scores):
@@ -38,5 +41,17 @@ class ScriptParity:
             if chunks[s] and covered[s]:
                 result[f"{name}_chunk"] = read[s] / chunks[s]
                 result[f"{name}_bpb"] = nats[s] / (math.log(2) * covered[s])
-        some = chunks[chunks > 0]
-        return result | {"disparity": float(some.max() / some.min())}
+        size = sum(self._sizes(data.windows(split), data) for split in self.parallel)
+        some = (chunks > 0) & (size > 0)
+        expected = size[some] * chunks[some] / read[some]
+        return result | {"disparity": float(expected.max() / expected.min())}
+
+    @staticmethod
+    def _sizes(windows, data):
+        """Bytes of each script in some windows."""
+        sizes = np.zeros(len(SCRIPTS))
+        for batch in evaluation_batches(windows, data.batch_size):
+            data.check()
+            script_BL = np.asarray(running_script(batch["tokens"], batch["segment_ids"]))
+            sizes += np.bincount(script_BL[batch["segment_ids"] > 0], minlength=len(SCRIPTS))
+        return sizes
