@@ -25,7 +25,7 @@ import dataclasses
 from lmlab.comparison import Setup
 from lmlab.data.corpora import StandardLibrary
 from lmlab.evaluation.next_word import NextWord
-from lmlab.experiment import Arm, Column, Experiment, Paper, Table
+from lmlab.experiment import Arm, Column, Experiment, Paper, Table, perturbed
 from lmlab.models.build import transformer
 from lmlab.models.language_model import LanguageModel
 from lmlab.models.words import word_model
@@ -162,14 +162,7 @@ FIGURE_4 = Table(
         "bpe_transformer": {"permuted": -2.80, "replaced": -3.86, "deleted": -2.97, "caps": -3.72},
         "hat_space": {"permuted": -1.32, "replaced": -2.69, "deleted": -2.16, "caps": -1.46},
     },
-    measured=(
-        Column("drop", "Drop", "bits per byte", "lower", 3),
-        Column("random_case", "Random case", "bits per byte", "lower", 3),
-        Column("repeat", "Repeat", "bits per byte", "lower", 3),
-        Column("upper_case", "Upper case", "bits per byte", "lower", 3),
-        Column("clean", "Clean", "bits per byte", "lower", 3),
-        Column("cost", "Mean - clean", "bits per byte", "lower", 3),
-    ),
+    measured=perturbed(),
     source="arXiv 2501.10322v2, Figure 4, 1B: change in accuracy, read off the drawing",
     note="Measured: bits per byte of perturbed excerpts, H-Net's five perturbations; only orders can be compared.",
 )

@@ -21,7 +21,8 @@ def _told(value):
 
 
 def parts(*roots):
-    """Of configurations each dataclass in them: what it is a part of and as what, its type and its own fields."""
+    """Of configurations each dataclass in them: what it is a part of and as what, its type and its own fields; and the types
+    that are put together in it."""
     found = set()
 
     def walk(value, holder, field):
@@ -34,6 +35,8 @@ def parts(*roots):
                 walk(below, type(value).__name__, name)
             plain = {name: v for name, v in fields.items() if not _holds(v)}
             found.add((holder, field, type(value).__name__, *(f"{name}={_told(v)}" for name, v in plain.items())))
+            together = [f"{name}: {type(v).__name__}" for name, v in fields.items() if dataclasses.is_dataclass(v)]
+            found.add((type(value).__name__, *together))
 
     for root in roots:
         found.add(root.__name__) if isinstance(root, type) else walk(root, "", "")

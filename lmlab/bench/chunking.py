@@ -41,7 +41,9 @@ def settled(run):
     def planned(stage):
         if not isinstance(stage, Hierarchy):
             return stage
-        return stage.clone(chunker=Planned(stage.d_model, stage.chunker.target), inner=planned(stage.inner))
+        learned = stage.chunker
+        chunker = Planned(learned.d_model, learned.target, learned.ratio_weight, learned.achieved)
+        return stage.clone(chunker=chunker, inner=planned(stage.inner))
 
     return dataclasses.replace(run, model=run.model.clone(backbone=planned(run.model.backbone)))
 

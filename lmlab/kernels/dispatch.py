@@ -62,16 +62,19 @@ def sharing():
 
 
 def by_rows(mix, arrays, segment_ids_BL):
-    """`mix(*arrays [B, L, H, K], segment_ids)`, causal; of joined rows with every row by itself."""
+    """`mix(*arrays [B, L, H, K], segment_ids)`, which looks within equal segment ids alone; of joined rows with every row
+    by itself."""
     share = _sharing.get()
     if share is None:
         return mix(*arrays, segment_ids_BL)
     places, slots = shared_rows.places(segment_ids_BL, share), segment_ids_BL.shape[1]
-    rows = _by_rows(segment_ids_BL)
+    row = _by_rows(segment_ids_BL)
     spec = _by_rows(segment_ids_BL, None, _heads_axis(arrays[0].shape[2]))
-    apart = [_each_device(shared_rows.apart, (x, places), (spec, rows), spec) for x in arrays]
-    y_NCHK = mix(*apart, _each_device(shared_rows.apart, (segment_ids_BL, places), (rows, rows), rows))
-    return _each_device(functools.partial(shared_rows.together, slots=slots), (y_NCHK, places), (spec, rows), spec)
+    apart = lambda x, p: shared_rows.apart(x, p, share.row_slots)  # noqa: E731
+    parts = [_each_device(apart, (x, places), (spec, row), spec) for x in arrays]
+    ids_NC = _each_device(apart, (segment_ids_BL, places), (row, row), row)
+    again = lambda y, p: shared_rows.together(y, p, slots)  # noqa: E731
+    return _each_device(again, (mix(*parts, ids_NC), places), (spec, row), spec)
 
 
 def rows_to_join(rows):

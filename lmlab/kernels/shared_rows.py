@@ -16,13 +16,15 @@ import jax.numpy as jnp
 
 from lmlab.kernels.ssd import runs
 
+UNROLLED = 16  # rows
+
 
 class Sharing(NamedTuple):
     """Static: how rows share slots."""
 
     rows: int  # R
     unit: int  # segment ids of a joined row's r-th row are in (r * unit, (r + 1) * unit)
-    longest: int  # C
+    row_slots: int  # C
 
 
 def join(x_BL, rows):
@@ -47,10 +49,10 @@ def row_counts(mask_GT, ids_GT, sharing):
     return jnp.sum(own_GRT & mask_GT[:, None], axis=2, dtype=jnp.int32)
 
 
-def _slices(x_TD, first_R, longest):
-    """`longest` slots of x from each of `first` on: [R, C, ...]. Behind the last slot are zeros."""
-    x_TD = jnp.pad(x_TD, ((0, longest), *[(0, 0)] * (x_TD.ndim - 1)))
-    return jnp.stack([jax.lax.dynamic_slice_in_dim(x_TD, first, longest) for first in first_R])
+def _slices(x_TD, first_R, row_slots):
+    """`row_slots` slots of x from each of `first` on: [R, C, ...]. Behind the last slot are zeros."""
+    x_TD = jnp.pad(x_TD, ((0, row_slots), *[(0, 0)] * (x_TD.ndim - 1)))
+    return jnp.stack([jax.lax.dynamic_slice_in_dim(x_TD, first, row_slots) for first in first_R])
 
 
 def _overwritten(y_RCD, first_R, slots):
@@ -62,7 +64,10 @@ def _overwritten(y_RCD, first_R, slots):
 
 
 def _each(function, x, first_GR, n):
-    """For every joined row, one after the other: mapped over rows XLA would gather slices, not copy them."""
+    """For every joined row. A few one after the other: mapped over them, XLA's CPU back end would gather slices, and not
+    copy them; but of many the program would be long."""
+    if first_GR.size > UNROLLED:
+        return jax.vmap(lambda row, first_R: function(row, first_R, n))(x, first_GR)
     return jnp.stack([function(row, first_R, n) for row, first_R in zip(x, first_GR, strict=True)])
 
 
@@ -70,42 +75,45 @@ class Places(NamedTuple):
     """Where rows are in joined ones."""
 
     first_GR: jax.Array  # int32, the first slot of each row
-    own_GRC: jax.Array  # bool, whether a slot of a row by itself is filled
+    count_GR: jax.Array  # int32, its slots
 
 
 def places(ids_GT, sharing):
     """`Places` of slots with these segment ids: filled ones in front, the rows' in order."""
     count_GR = row_counts(ids_GT > 0, ids_GT, sharing)
-    return Places(jnp.cumsum(count_GR, axis=1) - count_GR, jnp.arange(sharing.longest) < count_GR[..., None])
+    return Places(jnp.cumsum(count_GR, axis=1) - count_GR, count_GR)
 
 
 def _like(mask, x):
     return mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim))
 
 
-@jax.custom_vjp
-def apart(x_GT, places):
-    """Every row by itself, [G, T, ...] -> [G * R, C, ...]. Behind a row's own slots stand those of the next: what is
-    causal and looks at segment ids computes nothing wrong in the row's own. No gradient comes from behind them."""
-    x_GRC = _each(_slices, x_GT, places.first_GR, places.own_GRC.shape[2])
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def apart(x_GT, places, row_slots):
+    """Every row by itself, [G, T, ...] -> [G * R, C = row_slots, ...]. Behind a row's own slots stand those of the next:
+    who looks within equal segment ids alone computes nothing wrong in the row's own. No gradient comes from behind them."""
+    x_GRC = _each(_slices, x_GT, places.first_GR, row_slots)
     return x_GRC.reshape(-1, *x_GRC.shape[2:])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def together(y_NC, places, slots):
-    """The inverse, [G * R, C, ...] -> [G, T = slots, ...]; zeros in empty slots."""
-    y_GRC = y_NC.reshape(*places.own_GRC.shape, *y_NC.shape[2:])
+    """The inverse, [G * R, C, ...] -> [G, T = slots, ...]; zeros in empty slots. No row has more than C."""
+    y_GRC = y_NC.reshape(*places.first_GR.shape, *y_NC.shape[1:])
     x_GT = _each(_overwritten, y_GRC, places.first_GR, slots)
-    filled_GT = jnp.arange(slots) < jnp.sum(places.own_GRC, axis=(1, 2))[:, None]
+    filled_GT = jnp.arange(slots) < jnp.sum(places.count_GR, axis=1, keepdims=True)
     return jnp.where(_like(filled_GT, x_GT), x_GT, 0)
 
 
-def _together_bwd(slots, places, g_GT):
-    g_NC = apart(g_GT, places)
-    return jnp.where(_like(places.own_GRC.reshape(g_NC.shape[:2]), g_NC), g_NC, 0), None
+def _together_bwd(slots, residuals, g_GT):
+    places, row_slots = residuals
+    g_NC = apart(g_GT, places, row_slots)
+    own_NC = jnp.arange(row_slots) < places.count_GR.reshape(-1, 1)
+    return jnp.where(_like(own_NC, g_NC), g_NC, 0), None
 
 
 apart.defvjp(
-    lambda x, places: (apart(x, places), (places, x.shape[1])), lambda kept, g: (together(g, *kept), None)
+    lambda x, places, row_slots: (apart(x, places, row_slots), (places, x.shape[1])),
+    lambda row_slots, kept, g: (together(g, *kept), None),
 )
-together.defvjp(lambda y, places, slots: (together(y, places, slots), places), _together_bwd)
+together.defvjp(lambda y, places, slots: (together(y, places, slots), (places, y.shape[1])), _together_bwd)

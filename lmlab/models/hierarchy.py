@@ -25,7 +25,7 @@ class Fit(NamedTuple):
 
     rows: int  # that are joined to share slots
     slots: int  # of a joined row
-    longest: int | None  # slots that one of its rows may take; None: all
+    row_slots: int | None  # that one of its rows may take; None: all
 
 
 class Stage(NamedTuple):
@@ -93,16 +93,25 @@ class Hierarchy(nn.Module):
         counts = [min(length, -(-math.ceil(chunks * factor) // unit) * unit) for factor in factors]
         return tuple(sorted({*counts, length} if isinstance(self.capacity, tuple) else counts))
 
+    def _loses_nothing(self):
+        """Whether this stage is exact, and those within it too: what overflows, overflows row by row."""
+        within = self.inner
+        while isinstance(within, Hierarchy):
+            if isinstance(within.capacity, int | float):
+                return False
+            within = within.inner
+        return isinstance(self.capacity, tuple)
+
     def _fits(self, rows, length, nominal):
         """The `Fit` of each of `slots`. Rows that are joined already are not joined again; those that have a slot for
         every position need not be."""
         share, counts = sharing(), self.slots(length, nominal)
         if share:
-            return [Fit(1, n, share.longest if n == length else min(share.longest, math.ceil(FULLEST * n / share.rows)))
+            return [Fit(1, n, share.row_slots if n == length else min(share.row_slots, math.ceil(FULLEST * n / share.rows)))
                     for n in counts]
-        if not isinstance(self.capacity, tuple):
+        joined = rows_to_join(rows) if self._loses_nothing() else 1
+        if joined == 1:
             return [Fit(1, n, None) for n in counts]
-        joined = rows_to_join(rows)
         fits = [Fit(joined, joined * n, min(length, math.ceil(FULLEST * n))) for n in counts[:-1]]
         return [*fits, Fit(1, length, None)]
 
@@ -110,14 +119,14 @@ class Hierarchy(nn.Module):
         """What the decoder reads, the inner stages at this stage's positions, and the number of lost starts."""
         (B, L), share = tokens_BL.shape, sharing()
         if fit.rows > 1:
-            share = Sharing(fit.rows, L + 1, fit.longest)
+            share = Sharing(fit.rows, L + 1, fit.row_slots)
             h_BLD, tokens_BL, start_BL, p_BL = (
                 join(x, fit.rows) for x in (h_BLD, tokens_BL, routing.start_BL, routing.probability_BL)
             )
             segment_ids_BL = joined_ids(segment_ids_BL, fit.rows)
             routing = routing._replace(start_BL=start_BL, probability_BL=p_BL)
         elif share:
-            share = share._replace(longest=fit.longest)
+            share = share._replace(row_slots=fit.row_slots)
         c = compact(routing.start_BL, fit.slots)
         segment_ids_BC = gather(segment_ids_BL, c)
         chunks_BCD = self._widen(self.pool(h_BLD, routing, c, segment_ids_BL))
@@ -141,7 +150,7 @@ class Hierarchy(nn.Module):
 
         def holds(fit):
             held = jnp.max(jnp.sum(by_row_BR.reshape(len(start_BL) // fit.rows, -1), axis=1)) <= fit.slots
-            return held if fit.longest is None else held & (jnp.max(by_row_BR) <= fit.longest)
+            return held if fit.row_slots is None else held & (jnp.max(by_row_BR) <= fit.row_slots)
 
         return jnp.argmax(jnp.stack([*map(holds, fits[:-1]), jnp.array(True)]))
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmlab.errors import UserError
+from lmlab.kernels.dispatch import by_rows
 from lmlab.kernels.span_attention import span_attention, span_attention_reference
 from lmlab.models.attention import Attention
 from lmlab.models.chunkers import segment_starts
@@ -22,7 +23,7 @@ class TwoWayAttention(Attention):
         """[B, L, D] -> [B, L, D]; segment 0 is padding."""
         q, k, v = self._qkv(x_BLD, np.arange(x_BLD.shape[1])[None])
         if self.longest is None:
-            return self._out(span_attention_reference(q, k, v, segment_ids_BL))
+            return self._out(by_rows(span_attention_reference, (q, k, v), segment_ids_BL))
         return self._out(span_attention(q, k, v, segment_ids_BL, self.longest))
 
 

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lmlab.kernels.dispatch import gather
+from lmlab.kernels.dispatch import gather, rows_share, sharing
 from lmlab.kernels.elementwise import linear
 from lmlab.models.chunkers import AtTokens
 from lmlab.models.hierarchy import Hierarchy
@@ -208,7 +208,9 @@ class PerChunk(nn.Module):
 
     def __call__(self, x_BCE, tokens_BC, segment_ids_BC, nominal=None, start_BL=None):
         """Returns (y_BCE, ())."""
-        y_BMD, stages = self.stack(self._apart(x_BCE), self._each(tokens_BC), self._each(segment_ids_BC))
+        share = sharing()  # of rows that have so many positions to a slot
+        with rows_share(share and share._replace(row_slots=share.row_slots * self.positions)):
+            y_BMD, stages = self.stack(self._apart(x_BCE), self._each(tokens_BC), self._each(segment_ids_BC))
         return y_BMD.reshape(x_BCE.shape), stages
 
     @nn.nowrap

@@ -68,18 +68,32 @@ def test_exact_equals_full_whichever_capacity_is_chosen(shape):
 
 
 def test_rows_that_share_slots_need_those_of_their_mean():
-    """Rows of few and of many chunks, joined in twos: alike pairs fit where the fuller rows alone would not."""
-    model, L = build(ONE_STAGE, ((1.25, 2.2), None)), 96
-    params = moved(init(model, jax.random.key(0)))
+    """Rows of few and of many chunks, joined in twos: alike pairs fit where the fuller rows alone would not, unless one row
+    has more than `FULLEST` of its share."""
+    L = 96
     random = np.random.default_rng(0).integers(0, 256, (4, L))
-    slots = []
-    for random_bytes in ([30, 96, 30, 96], [30, 30, 96, 96]):
+
+    def slots(factor, random_bytes):
+        model = build(ONE_STAGE, ((factor, 2.2), None))
+        params = moved(init(model, jax.random.key(0)))
         tokens = np.where(np.arange(L) < np.array(random_bytes)[:, None], random, 97).astype(np.int32)
         outer = jax.jit(model.apply)(params, tokens).stages[0]
-        slots.append(int(outer.slots))
-    assert slots == [4 * n for n in model.backbone.slots(L)[:2]]
-    few, _, more, most = np.asarray(outer.start_BL).sum(1)
-    assert few + most <= 2 * model.backbone.slots(L)[0] < more + most
+        tight, wide, _ = model.backbone.slots(L)
+        return np.asarray(outer.start_BL).sum(1), int(outer.slots) // 4, tight, wide
+
+    (few, most, _, more), chosen, tight, _ = slots(1.25, [30, 96, 30, 96])
+    assert few + most <= 2 * tight < most + more and chosen == tight
+    _, chosen, _, wide = slots(1.25, [30, 30, 96, 96])
+    assert chosen == wide
+    (few, most, *_), chosen, tight, wide = slots(0.7, [0, 96, 0, 96])
+    assert few + most <= 2 * tight and most > 1.4 * tight and chosen == wide
+
+
+def test_rows_do_not_share_slots_around_a_stage_that_may_overflow():
+    """What finds no slot there is counted and lost row by row, as without an exact stage around it."""
+    assert build(TWO_STAGE, ((1.0,), (1.0,), None)).backbone._fits(8, 64, None)[0].rows == 4
+    fixed = build(TWO_STAGE, ((1.0,), 1.0, None))
+    assert [fit.rows for fit in fixed.backbone._fits(8, 64, None)] == [1, 1]
 
 
 def test_capacities_are_of_bytes_at_every_stage():

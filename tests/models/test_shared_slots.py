@@ -1,4 +1,5 @@
-"""Rows that share slots give what rows with a slot for every position give, in every hierarchy of every experiment."""
+"""Rows that share slots give what rows with a slot for every position give, with every pool, unpool and inner network of
+the causal arms."""
 
 import functools
 
@@ -15,7 +16,7 @@ from tests.kinds import one_of_each, parts
 from tests.models.test_causality import text
 from tests.parameters import moved
 
-ROWS, LENGTH = 4, 48
+ROWS, LENGTH = 8, 96
 
 
 JOINED = ("pool", "unpool", "inner", "mixer")  # what works on joined rows
@@ -46,7 +47,7 @@ def hierarchies():
         for arm in experiment.load(name).at("smoke"):
             run = experiment.load(name).resolve(arm.name, "smoke")
             if isinstance(run, experiment.Run) and run.corruption.continues and outermost(run.model):
-                yield {part[1:3] for part in parts(run.model) if part[1] in JOINED}, f"{name}/{arm.name}"
+                yield {part[1:3] for part in parts(run.model) if part[1:2] and part[1] in JOINED}, f"{name}/{arm.name}"
 
 
 @pytest.mark.parametrize("path", one_of_each(hierarchies()))
@@ -56,24 +57,25 @@ def test_shared_slots_change_nothing(path):
     params = moved(init(model, jax.random.key(0)), 0.05)
     tokens = text(model, (ROWS, LENGTH))
     tokens[1] = text(model, (1, 1), 3)[0, 0]  # unlike rows
-    bounds = np.array([[LENGTH, LENGTH], [11, 30], [40, 44], [7, LENGTH]])
+    bounds = np.array([[LENGTH, LENGTH], [11, 30], [40, 88], [7, LENGTH]] * 2)
     segments = 1 + sum((np.arange(LENGTH) >= bound[:, None]).astype(np.int32) for bound in bounds.T)
-    segments[2, 44:] = 0
+    segments[2::4, 88:] = 0
 
     @functools.partial(jax.jit, static_argnums=0)
     def result(model, params):
         def loss(params):
             out = model.apply(params, tokens, segments)
             seen_BLV = jnp.where(segments[..., None] > 0, out.logits, 0)
-            return jnp.sum(jnp.sin(seen_BLV)), (seen_BLV, out.stages)
+            return jnp.sum(jnp.sin(seen_BLV)) + sum(s.auxiliary for s in out.stages), (seen_BLV, out.stages)
 
         (_, (logits, stages)), gradient = jax.value_and_grad(loss, has_aux=True)(params)
         decided = [(jnp.where(segments > 0, s.start_BL, False), s.starts, s.overflow) for s in stages]
         return (logits, decided, gradient), stages
 
     expected, stages = result(model, params)
-    most, hierarchy = int(stages[0].start_BL.sum(1).max()), outermost(model)
-    fits = 1.1 * most * hierarchy.chunker.positions_per_chunk / LENGTH
+    most, hierarchy = np.asarray(stages[0].start_BL).sum(1).reshape(2, 4), outermost(model)
+    needed = max(most.sum(1).max() / 4, most.max() / 1.4)  # so that rows have hardly a slot more than they need
+    fits = needed * hierarchy.chunker.positions_per_chunk / LENGTH
     got, (outer, *_) = result(exact(model, (fits, 8.0)), params)
     assert outer.slots < stages[0].slots
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5 + 2e-6 * np.abs(b).max()), got, expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5 + 1e-5 * np.abs(b).max()), got, expected)
