@@ -68,8 +68,8 @@ def by_rows(mix, arrays, segment_ids_BL):
     if share is None:
         return mix(*arrays, segment_ids_BL)
     places, slots = shared_rows.places(segment_ids_BL, share), segment_ids_BL.shape[1]
-    row = _by_rows(segment_ids_BL)
-    spec = _by_rows(segment_ids_BL, None, _heads_axis(arrays[0].shape[2]))
+    row = _rows_spec(segment_ids_BL)
+    spec = _rows_spec(segment_ids_BL, None, _heads_axis(arrays[0].shape[2]))
     apart = lambda x, p: shared_rows.apart(x, p, share.row_slots)  # noqa: E731
     parts = [_each_device(apart, (x, places), (spec, row), spec) for x in arrays]
     ids_NC = _each_device(apart, (segment_ids_BL, places), (row, row), row)
@@ -144,14 +144,14 @@ def _rows_axis(x_B):
     return ROWS if divides else None
 
 
-def _by_rows(x_B, *more):
+def _rows_spec(x_B, *more):
     """How an array is split whose first dimension is rows, and whose next ones are as `more` says."""
     return PartitionSpec(_rows_axis(x_B), *more)
 
 
-def _by_positions(x_BL, *more):
+def _positions_spec(x_BL, *more):
     """Likewise of one whose second dimension is positions, or chunks."""
-    return _by_rows(x_BL, SEQUENCE if positions_are_split() else None, *more)
+    return _rows_spec(x_BL, SEQUENCE if positions_are_split() else None, *more)
 
 
 def by_positions(x_BLD):
@@ -160,7 +160,7 @@ def by_positions(x_BLD):
     mesh = _mesh.get()
     if mesh is None or mesh.size == 1:
         return x_BLD
-    return jax.lax.with_sharding_constraint(x_BLD, NamedSharding(mesh, _by_positions(x_BLD)))
+    return jax.lax.with_sharding_constraint(x_BLD, NamedSharding(mesh, _positions_spec(x_BLD)))
 
 
 def slot_unit():
@@ -175,8 +175,8 @@ def linear_scan(a_BL, b_BLD, h0_BD=None):
         kernel = functools.partial(sequence.linear_scan, kernel)
     elif not _on_tpu():
         return kernel(a_BL, b_BLD, h0_BD)
-    spec = _by_positions(a_BL)
-    return _each_device(kernel, (a_BL, b_BLD, h0_BD), (spec, spec, _by_rows(a_BL)), spec)
+    spec = _positions_spec(a_BL)
+    return _each_device(kernel, (a_BL, b_BLD, h0_BD), (spec, spec, _rows_spec(a_BL)), spec)
 
 
 def ssd(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, segment_ids_BL=None, h0_BHPN=None, chunk=64):
@@ -186,7 +186,7 @@ def ssd(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, segment_ids_BL=None, h0_BHPN=None, ch
     pallas = _on_tpu() and not (LANES % P and P % LANES)
     kernel = ssd_tpu if pallas else functools.partial(_ssd.ssd, chunk=chunk)
     axis = _heads_axis(x_BLHP.shape[2])
-    heads, states, spec = _by_positions(x_BLHP, axis), _by_rows(x_BLHP, axis), _by_positions(x_BLHP)
+    heads, states, spec = _positions_spec(x_BLHP, axis), _rows_spec(x_BLHP, axis), _positions_spec(x_BLHP)
     specs = (heads, heads, PartitionSpec(axis), spec, spec, spec, states)
     if positions_are_split():
 
@@ -217,8 +217,8 @@ def causal_conv_silu(x_BLC, w_KC, bias_C, segment_ids_BL=None, state_BKC=None):
     # The devices' gradients of the weights are added up where these enter: in float32.
     arguments = (x_BLC, w_KC.astype(jnp.float32), bias_C.astype(jnp.float32), segment_ids_BL)
     axis = _heads_axis(x_BLC.shape[2], LANES if pallas else 1)
-    channels = _by_positions(x_BLC, axis)
-    specs = (channels, PartitionSpec(None, axis), PartitionSpec(axis), _by_positions(x_BLC))
+    channels = _positions_spec(x_BLC, axis)
+    specs = (channels, PartitionSpec(None, axis), PartitionSpec(axis), _positions_spec(x_BLC))
     return _each_device(part, arguments, specs, channels)
 
 
@@ -226,13 +226,13 @@ def shift_right(x_BL, fill):
     """x_{t-1} along axis 1, `fill` at t = 0."""
     if positions_are_split():
         kernel = functools.partial(sequence.shift_right, fill=fill)
-        return _each_device(kernel, (x_BL,), (_by_positions(x_BL),), _by_positions(x_BL))
+        return _each_device(kernel, (x_BL,), (_positions_spec(x_BL),), _positions_spec(x_BL))
     first = jnp.full_like(x_BL[:, :1], fill)
     return jax.lax.concatenate([first, x_BL[:, :-1]], dimension=1)
 
 
 def _compaction(x_BL):
-    return compaction.Compaction(*[_by_positions(x_BL)] * 4, overflow_B=_by_rows(x_BL))
+    return compaction.Compaction(*[_positions_spec(x_BL)] * 4, overflow_B=_rows_spec(x_BL))
 
 
 def compact(start_BL, capacity):
@@ -240,7 +240,7 @@ def compact(start_BL, capacity):
     if not positions_are_split():
         return compaction.compact(start_BL, capacity)
     kernel = functools.partial(sequence.compact, capacity=capacity)
-    return _each_device(kernel, (start_BL,), (_by_positions(start_BL),), _compaction(start_BL))
+    return _each_device(kernel, (start_BL,), (_positions_spec(start_BL),), _compaction(start_BL))
 
 
 def gather(x_BLD, c):
@@ -251,7 +251,7 @@ def gather(x_BLD, c):
         kernel = functools.partial(sequence.gather, kernel)
     elif not pallas:
         return kernel(x_BLD, c)
-    spec = _by_positions(x_BLD)
+    spec = _positions_spec(x_BLD)
     return _each_device(kernel, (x_BLD, c), (spec, _compaction(x_BLD)), spec)
 
 
@@ -263,7 +263,7 @@ def spread(z_BCD, c):
         kernel = functools.partial(sequence.spread, kernel, block=BLOCK if pallas else None)
     elif not pallas:
         return kernel(z_BCD, c)
-    spec = _by_positions(z_BCD)
+    spec = _positions_spec(z_BCD)
     return _each_device(kernel, (z_BCD, c), (spec, _compaction(z_BCD)), spec)
 
 
@@ -280,7 +280,7 @@ def attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL=None, window=None):
     def each(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL):
         if part is kernel and not _on_tpu():
             return kernel(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL)
-        heads, spec = _by_positions(q_BLHK, _heads_axis(q_BLHK.shape[2])), _by_positions(q_BLHK)
+        heads, spec = _positions_spec(q_BLHK, _heads_axis(q_BLHK.shape[2])), _positions_spec(q_BLHK)
         return _each_device(part, (q_BLHK, k_BLHK, v_BLHK, segment_ids_BL), (heads, heads, heads, spec), heads)
 
     return by_rows(each, (q_BLHK, k_BLHK, v_BLHK), segment_ids_BL)

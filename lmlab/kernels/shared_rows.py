@@ -3,7 +3,7 @@
 Rows have unequal numbers of chunks. With as many slots in each as the fullest needs, the others' stay empty and are
 computed for nothing; rows that are joined need as many as they have chunks on average. What works position by position,
 and a recurrence that a new segment resets, takes a joined row as it is. Attention would compare all with all: it takes
-the rows apart (`by_rows`), at a static number of slots each.
+the rows apart (`dispatch.by_rows`), at a static number of slots each.
 
 Shapes: B rows, G = B / R joined rows of R rows each, T slots of a joined row, C slots of a row by itself.
 """

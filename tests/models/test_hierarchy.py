@@ -104,11 +104,13 @@ def test_capacities_are_of_bytes_at_every_stage():
     assert [int(s.slots) for s in stages] == [2 * 2 * L // 3, 2 * 2 * L // 9]
 
 
-def test_exact_keeps_the_residuals_of_the_smallest_branch_only():
-    """Temporary memory of the gradient stays near that of one full branch, far from the sum of all."""
+@pytest.mark.parametrize("rows, more", [(2, 1.7), (4, 1.5)], ids=["apart", "joined"])
+def test_exact_keeps_the_residuals_of_the_smallest_branch_only(rows, more):
+    """Temporary memory of the gradient stays near that of one full branch, far from the sum of all. Where four rows share
+    slots, branches but the last hold less, and so does their sum."""
     wide = dict(layout=["t1", ["T3"], "t1"], d_model=(32, 64), d_ff=(0, 256))
     shares = (0.3, 2.4, 2.7)
-    batch = batch_of(np.zeros((4, 256), np.int32))
+    batch = batch_of(np.zeros((rows, 256), np.int32))
 
     def temporaries(model):
         params = jax.eval_shape(lambda: init(model, jax.random.key(0)))
@@ -122,7 +124,7 @@ def test_exact_keeps_the_residuals_of_the_smallest_branch_only():
     finally:
         nn.remat = remat
     assert exact < 1.3 * full, (exact, full)
-    assert kept > 1.5 * exact, (kept, exact)
+    assert kept > more * exact, (kept, exact)
 
 
 def test_overflow_is_harmless():

@@ -1,5 +1,5 @@
 """Rows that share slots give what rows with a slot for every position give, with every pool, unpool and inner network of
-the causal arms."""
+all arms."""
 
 import functools
 
@@ -46,7 +46,7 @@ def hierarchies():
     for name in experiment.names():
         for arm in experiment.load(name).at("smoke"):
             run = experiment.load(name).resolve(arm.name, "smoke")
-            if isinstance(run, experiment.Run) and run.corruption.continues and outermost(run.model):
+            if isinstance(run, experiment.Run) and outermost(run.model):
                 yield {part[1:3] for part in parts(run.model) if part[1:2] and part[1] in JOINED}, f"{name}/{arm.name}"
 
 

@@ -22,6 +22,7 @@ CODE = """
 import dataclasses, pathlib, sys
 import jax, numpy as np
 jax.config.update("jax_platforms", "cpu")
+from lmlab.kernels.dispatch import compiled_for, rows_to_join
 from lmlab.models.language_model import init
 from lmlab.training.sharding import Mesh, batch_sharding, make_mesh, place
 from lmlab.training.step import make_init, make_step
@@ -37,10 +38,13 @@ batch = {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "segment_ids": np.o
 batch["segment_ids"][:, 20:] = 2
 batch["weights"][3, 5:9] = 0
 results = []
-# On one device four rows share slots, on two by tensor=4 two of each, else none.
-for devices, mesh in ((1, Mesh()), (8, Mesh(data=2, fsdp=4)), (8, Mesh(data=2, fsdp=2, tensor=2)), (8, Mesh(data=2, tensor=4))):
+slots = {}
+for devices, mesh, joined in ((1, Mesh(), 4), (8, Mesh(), 1), (8, Mesh(data=2, fsdp=4), 1),
+                              (8, Mesh(data=2, fsdp=2, tensor=2), 1), (8, Mesh(data=2, tensor=4), 2)):
     run = dataclasses.replace(base, mesh=mesh)
     m = make_mesh(mesh, jax.devices()[:devices])
+    with compiled_for(m):
+        assert rows_to_join(8) == joined
     optimizer = run.optimizer.build(run.steps)
     init, shardings = make_init(run, optimizer, m)
     step = make_step(run, optimizer, m, shardings)
@@ -48,6 +52,8 @@ for devices, mesh in ((1, Mesh()), (8, Mesh(data=2, fsdp=4)), (8, Mesh(data=2, f
     for _ in range(3):
         state, metrics = step(state, place(batch, batch_sharding(m)))
     results.append((jax.device_get(state.params), jax.device_get(metrics)))
+    # Where as many rows are joined the same capacity was chosen.
+    assert slots.setdefault(joined, int(metrics["stage0/slots"])) == metrics["stage0/slots"]
     kernel = state.params["params"]["backbone"]["inner"]["layers_0"]["mlp"]["wi"]
     assert len({str(s.index) for s in kernel.addressable_shards}) == mesh.shape(devices)[1] * mesh.shape(devices)[3]
 for params, metrics in results[1:]:
