@@ -9,7 +9,7 @@ from lmlab.report.quantities import si
 from lmlab.report.results import Points, curve
 
 WIDTH, HEIGHT = 600, 400
-LEFT, RIGHT, TOP, BOTTOM = 40, 168, 28, 46
+LEFT, RIGHT, TOP, BOTTOM = 40, 180, 28, 46
 COLOURS = 8  # --arm0 .. --arm7 in page.css; beyond, the dashes tell arms of one colour apart
 DASHES = ("", "7 3", "2 3")
 MARKERS = ("M-3.2 0a3.2 3.2 0 1 0 6.4 0a3.2 3.2 0 1 0-6.4 0z", "M-3-3h6v6h-6z", "M0-4.2 4.2 0 0 4.2-4.2 0z",
