@@ -26,7 +26,8 @@ class TrainedOn:
     @property
     def fingerprint(self):
         """Short name, fit for a folder name."""
-        return f"{self.recipe.fingerprint}-of-{self.corpus.fingerprint()}"
+        of = self.corpus
+        return f"{self.recipe.fingerprint}-of-{of.fingerprint()}-{of.validation}-{of.test}"
 
     def annotation_shapes(self, length):
         """The recipe's."""

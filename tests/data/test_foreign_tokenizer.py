@@ -1,0 +1,36 @@
+"""A tokenizer of another corpus: it learns from that corpus' train split alone, and its name tells splits apart."""
+
+import dataclasses
+
+from lmlab.data.corpora import Files
+from lmlab.data.foreign_tokenizer import TrainedOn
+from lmlab.text.bpe import BPE
+
+
+def corpus(folder):
+    for i in range(20):
+        (folder / f"{i}.txt").write_text(f"{'the same line over and over, ' * 30} and word{i}{i}")
+    return Files(str(folder), validation=0.2, test=0.2)
+
+
+def test_what_is_held_out_of_the_other_corpus_names_the_tokenizer(tmp_path):
+    files = corpus(tmp_path)
+    recipe = TrainedOn(BPE(300, 2.0), files)
+    assert recipe.fingerprint == TrainedOn(BPE(300, 2.0), files).fingerprint
+    for field in ("validation", "test"):
+        other = dataclasses.replace(recipe, corpus=dataclasses.replace(files, **{field: 0.4}))
+        assert other.fingerprint != recipe.fingerprint
+
+
+def test_it_learns_from_the_train_split_alone(tmp_path):
+    read = []
+
+    class Recording:
+        fingerprint = "recording"
+
+        def train(self, documents):
+            read.extend(documents)
+
+    files = corpus(tmp_path)
+    TrainedOn(Recording(), files).train([b"what it is used on"])
+    assert 0 < len(read) < 20 and b"what it is used on" not in read
