@@ -67,7 +67,8 @@ def test_the_decoder_is_causal_and_reads_the_source(path):
 
     seen = np.asarray(influence(params, t))
     assert (seen[t + 1 :] == 0).all() and (seen[: t + 1] > 0).all()
-    logits = [model.apply(params, target, None, s).logits for s in (source, text((1, S), 2))]
+    apply = jax.jit(model.apply)
+    logits = [apply(params, target, None, s).logits for s in (source, text((1, S), 2))]
     assert (np.abs(logits[0] - logits[1]).max(axis=(0, 2)) > 1e-3).all()
 
 
@@ -99,19 +100,21 @@ def test_padding_changes_nothing(path):
         pytest.skip("a longer row has room for more blocks")
     source, target = text((1, 24)), text((1, 12), 1)
     ones = lambda x: np.ones_like(x)  # noqa: E731
-    short = model.apply(params, target, ones(target), source, ones(source)).logits
+    apply = jax.jit(model.apply)
+    short = apply(params, target, ones(target), source, ones(source)).logits
     pad = lambda x, n: np.pad(x, ((0, 0), (0, n)))  # noqa: E731
     padded = pad(target, 4), pad(ones(target), 4), pad(source, 24), pad(ones(source), 24)
-    np.testing.assert_allclose(model.apply(params, *padded).logits[:, :12], short, atol=3e-5)
+    np.testing.assert_allclose(apply(params, *padded).logits[:, :12], short, atol=3e-5)
 
 
 def test_packed_examples_are_kept_apart():
     model = t5(288, (2, 2), 32, 64, 4, 8)
     params = init(model, jax.random.key(0))
     source, target = text((2, 20)), text((2, 8), 1)
-    alone = model.apply(params, target, None, source).logits
+    apply = jax.jit(model.apply)
+    alone = apply(params, target, None, source).logits
     ids = lambda n: np.repeat([[1, 2]], n, axis=1).astype(np.int32)  # noqa: E731; n times 1, then n times 2
-    packed = model.apply(params, target.reshape(1, -1), ids(8), source.reshape(1, -1), ids(20)).logits
+    packed = apply(params, target.reshape(1, -1), ids(8), source.reshape(1, -1), ids(20)).logits
     np.testing.assert_allclose(packed.reshape(alone.shape), alone, atol=2e-5)
 
 
@@ -121,7 +124,7 @@ def test_rematerialised_blocks_give_the_same_gradient():
     source, target = text((2, 20)), text((2, 8), 1)
 
     def gradient(model):
-        return jax.grad(lambda p: jnp.sum(jnp.sin(model.apply(p, target, None, source).logits)))(params)
+        return jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(model.apply(p, target, None, source).logits))))(params)
 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), gradient(model), gradient(model.rematerialised())
