@@ -87,7 +87,7 @@ def loss_of(model, params, arguments):
 def test_soft_deletion_equals_the_original():
     model, params, arguments = original()
     z, read = FIXTURE(), arguments[3] > 0
-    output = model.apply(params, *arguments)
+    output = jax.jit(model.apply)(params, *arguments)
     np.testing.assert_allclose(output.encoded.found.gate_BS, z["gate_output"][..., 0], atol=1e-4)
     np.testing.assert_allclose(output.encoded.states_BSD[read], z["enc_soft"][read], atol=1e-5)
     np.testing.assert_allclose(output.logits, z["logits_soft"], atol=1e-5)
@@ -97,7 +97,7 @@ def test_soft_deletion_equals_the_original():
 def test_hard_deletion_equals_the_original():
     model, params, arguments = original()
     z = FIXTURE()
-    output = hardened(model).apply(params, *arguments)
+    output = jax.jit(hardened(model).apply)(params, *arguments)
     found = output.encoded.found
     np.testing.assert_array_equal(found.positions_BS & ~found.deleted_BS, z["kept"])
     for row, kept in enumerate(z["kept"].sum(axis=1)):
@@ -109,7 +109,7 @@ def test_gradients_equal_the_original():
     """The original shares one embedding between encoder and decoder and lists it three times."""
     model, params, arguments = original()
     z = FIXTURE()
-    gradient = jax.grad(lambda p: loss_of(model, p, arguments))(params)
+    gradient = jax.jit(jax.grad(lambda p: loss_of(model, p, arguments)))(params)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), gradient, mapped(lambda n: z[f"g/{n}"])
     )
@@ -131,12 +131,12 @@ def test_the_controller_equals_its_formula():
 def test_capacity_loses_only_what_it_counts():
     """With enough slots the capacity changes nothing; with too few, the overflow is counted."""
     model, params, arguments = original()
-    exact = hardened(model).apply(params, *arguments)
+    exact = jax.jit(hardened(model).apply)(params, *arguments)
     kept = int(FIXTURE()["kept"].sum(axis=1).max())
-    roomy = hardened(model, capacity=0.6).apply(params, *arguments)
+    roomy = jax.jit(hardened(model, capacity=0.6).apply)(params, *arguments)
     assert roomy.encoded.states_BSD.shape[1] < arguments[2].shape[1] and int(roomy.encoded.found.overflow) == 0
     np.testing.assert_allclose(roomy.logits, exact.logits, atol=1e-5)
-    tight = hardened(model, capacity=0.2).apply(params, *arguments)
+    tight = jax.jit(hardened(model, capacity=0.2).apply)(params, *arguments)
     assert int(tight.encoded.found.overflow) == kept - tight.encoded.states_BSD.shape[1]
 
 

@@ -35,7 +35,7 @@ def test_equals_the_equations(calibrate):
     ids = valid.astype(np.int32)
     params = front.init(jax.random.key(0), x, None, ids)["params"]
     params = {k: v.unbox() for k, v in params.items()}
-    y, out_ids, _ = front.apply({"params": params}, x, None, ids)
+    y, out_ids, _ = jax.jit(front.apply)({"params": params}, x, None, ids)
     padded = np.pad(x[0], ((2, 2), (0, 0)))
     h = sum(padded[k : k + 11] @ params["conv"][k] for k in range(5))[None]
     blocks = np.asarray(candidates(h, valid, (1, 2, 3)))[0]
@@ -55,10 +55,11 @@ def test_padding_changes_nothing(front):
     x, valid = rows()
     ids = valid.astype(np.int32)
     params = front.init(jax.random.key(0), x, None, ids)
-    y, out_ids, _ = front.apply(params, x, None, ids)
+    apply = jax.jit(front.apply)
+    y, out_ids, _ = apply(params, x, None, ids)
     garbage = np.where(valid[..., None], x, 9.0)
-    np.testing.assert_allclose(front.apply(params, garbage, None, ids)[0], y, atol=1e-6)
-    alone, alone_ids, _ = front.apply(params, x[1:, :7], None, ids[1:, :7])
+    np.testing.assert_allclose(apply(params, garbage, None, ids)[0], y, atol=1e-6)
+    alone, alone_ids, _ = apply(params, x[1:, :7], None, ids[1:, :7])
     np.testing.assert_allclose(y[1, : alone.shape[1]], alone[0], atol=1e-6)
     assert out_ids[1].sum() == alone_ids.sum() == front.states(7)
 

@@ -38,9 +38,9 @@ BATCH = WINDOWS.batch([0, 3, 5, 2], [(0, 8 + i) for i in range(4)])
 def test_rows_are_those_of_a_plain_model():
     """The model of a batch is the base with predicted rows in its tables."""
     drawn = WINDOWS.drawn(0, 2)
-    output = MODEL.apply(VARIABLES, BATCH["tokens"], BATCH["segment_ids"], BATCH["pieces"]).logits
+    output = jax.jit(MODEL.apply)(VARIABLES, BATCH["tokens"], BATCH["segment_ids"], BATCH["pieces"]).logits
     plain = retokenized(MODEL, VARIABLES, OLD, drawn.tokenizer)
-    expected = BASE.apply(plain, BATCH["tokens"], BATCH["segment_ids"]).logits
+    expected = jax.jit(BASE.apply)(plain, BATCH["tokens"], BATCH["segment_ids"]).logits
     np.testing.assert_allclose(output, expected, atol=2e-4)
     old = VARIABLES["frozen"]["model"]
     np.testing.assert_array_equal(plain["params"]["embedding"][-2:], old["embedding"][-2:])
@@ -149,7 +149,7 @@ def test_a_head_that_probes_every_list_is_the_whole_head():
     model, params = BASE, {"params": VARIABLES["frozen"]["model"]}
     found, variables = with_nearest_head(model, params, lists=6, probes=12, k=20)
     tokens = jnp.arange(24).reshape(2, 12) * 7
-    logits, all_logits = found.apply(variables, tokens).logits, model.apply(params, tokens).logits
+    logits, all_logits = (jax.jit(m.apply)(v, tokens).logits for m, v in ((found, variables), (model, params)))
     kept = logits > -1e29
     assert (kept.sum(axis=-1) == 20).all()
     np.testing.assert_allclose(logits[kept], all_logits[kept], atol=1e-4)

@@ -31,7 +31,7 @@ def params_of(model):
 
 def logits(model, params, tokens, noise=None):
     rngs = None if noise is None else {"noise": jax.random.key(noise)}
-    return np.asarray(model.apply(params, tokens, rngs=rngs).logits)
+    return np.asarray(jax.jit(model.apply)(params, tokens, rngs=rngs).logits)
 
 
 def test_no_parameter_has_the_size_of_a_vocabulary():
@@ -83,7 +83,7 @@ def test_a_drawn_gradient_reaches_every_parameter():
     def loss(params):
         return jnp.sum(jnp.sin(MIXED.apply(params, TOKENS, rngs={"noise": jax.random.key(0)}).logits))
 
-    assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(jax.grad(loss)(params_of(MIXED))))
+    assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(jax.jit(jax.grad(loss))(params_of(MIXED))))
 
 
 def test_a_cipher_renames_bytes():

@@ -42,16 +42,16 @@ def test_blocks_without_room_are_lost_and_counted():
     front = MANTa(288, 16, d_byte=8, n_heads=2, factor=4)
     tokens = np.random.default_rng(0).integers(97, 123, (2, 32)).astype(np.int32)
     ids = (np.arange(32) < np.array([[32], [20]])).astype(np.int32)
-    params = front.init(jax.random.key(0), None, tokens, ids)
-    z, block_ids, found = front.apply(params, None, tokens, ids)
+    params, apply = jax.jit(front.init)(jax.random.key(0), None, tokens, ids), jax.jit(front.apply)
+    z, block_ids, found = apply(params, None, tokens, ids)
     assert z.shape == (2, 8, 16) and block_ids.shape == (2, 8)
     assert (found.probability_BS[ids == 0] == 0).all() and (found.probability_BS[:, 0] == 0).all()
     few = jax.tree.map(lambda v: v, params)
     many = {"params": few["params"] | {"bias": jax.tree.map(lambda v: v + 20, few["params"]["bias"])}}
-    *_, all_frontiers = front.apply(many, None, tokens, ids)
+    *_, all_frontiers = apply(many, None, tokens, ids)
     np.testing.assert_allclose(all_frontiers.lost, (32 - 8) + (20 - 8), atol=0.1)
     none = {"params": few["params"] | {"bias": jax.tree.map(lambda v: v - 20, few["params"]["bias"])}}
-    _, one_block, no_frontiers = front.apply(none, None, tokens, ids)
+    _, one_block, no_frontiers = apply(none, None, tokens, ids)
     assert float(no_frontiers.lost) < 0.1 and one_block.sum() == 2
 
 
@@ -59,8 +59,8 @@ def test_gradients_reach_the_frontiers():
     front = MANTa(288, 16, d_byte=8, n_heads=2)
     tokens = np.random.default_rng(0).integers(97, 123, (1, 32)).astype(np.int32)
     ids = np.ones_like(tokens)
-    params = front.init(jax.random.key(0), None, tokens, ids)
-    gradient = jax.grad(lambda p: jnp.sum(jnp.sin(front.apply(p, None, tokens, ids)[0])))(params)
+    params = jax.jit(front.init)(jax.random.key(0), None, tokens, ids)
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(front.apply(p, None, tokens, ids)[0]))))(params)
     for leaf in jax.tree.leaves(gradient):
         assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0
 

@@ -1,5 +1,7 @@
 """NextLevelBERT: chunks are read apart, documents too, and hidden vectors are neither seen nor moved."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,9 +68,10 @@ def test_the_loss_is_of_hidden_words_and_of_hidden_vectors_of_the_whole_text(mad
     model, params, tokens = made
     batch, key = batch_of(tokens), jax.random.key(0)
     loss, weight, metrics = jax.jit(lambda: MaskedVectors()(model, params, batch, key))()
-    log_p = jax.nn.log_softmax(model.apply(params, batch["tokens"], SEGMENTS).logits)
+    log_p = jax.nn.log_softmax(jax.jit(model.apply)(params, batch["tokens"], SEGMENTS).logits)
     nats = -sum(log_p[r, t, tokens[r, t]] for r, t in np.argwhere(batch["weights"]))
-    v, predicted, hidden = model.apply(params, tokens, SEGMENTS, method="hidden_vectors", rngs={"noise": key})
+    vectors = jax.jit(functools.partial(model.apply, method="hidden_vectors"))
+    v, predicted, hidden = vectors(params, tokens, SEGMENTS, rngs={"noise": key})
     distances = [smooth_l1(predicted[r, c] - v[r, c]).mean() for r, c in np.argwhere(hidden)]
     assert len(distances) == 2 == metrics["vectors_of"] and weight == batch["weights"].sum()
     np.testing.assert_allclose(metrics["nats"], nats, rtol=1e-4)

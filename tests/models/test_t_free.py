@@ -27,6 +27,7 @@ TOKENIZER = WordDictionary(264, 3.0, 6).of_at_most([TEXT])
 TRIGRAMS = Trigrams(64, 3, 1, 6)
 TABLE = TRIGRAMS.table(TOKENIZER)
 MODEL = TFree(TOKENIZER.vocab_size, transformer(1, 16, 32, 2), rows=64)
+APPLY = jax.jit(MODEL.apply)
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +57,8 @@ def test_nats_are_the_binary_cross_entropy_of_every_row():
 def test_a_dictionary_s_softmax_is_the_pattern_s_probability_given_that_it_is_a_word_s(params):
     """By Bayes: p(pattern) / sum of p(patterns of the dictionary); so patterns never take fewer nats than words."""
     ids = TOKENIZER.encode(TEXT)[None, :12]
-    rows = MODEL.apply(params, ids, None, TABLE[ids])
-    found = MODEL.apply(params | dictionary(TABLE, 64), ids).logits
+    rows = APPLY(params, ids, None, TABLE[ids])
+    found = APPLY(params | dictionary(TABLE, 64), ids).logits
     each = jnp.stack([-rows.nats({"target_rows": np.broadcast_to(row, (1, 12, len(row)))}) for row in TABLE], axis=-1)
     np.testing.assert_allclose(jax.nn.log_softmax(found), jax.nn.log_softmax(each), atol=1e-4)
     assert (jax.nn.log_softmax(found) >= each).all()
@@ -66,7 +67,7 @@ def test_a_dictionary_s_softmax_is_the_pattern_s_probability_given_that_it_is_a_
 def test_ids_with_a_dictionary_are_patterns_without(params):
     ids = TOKENIZER.encode(TEXT)[None, :12]
     known = params | dictionary(TABLE, 64)
-    np.testing.assert_allclose(MODEL.apply(known, ids).logits, MODEL.apply(known, ids, None, TABLE[ids]).logits, atol=1e-5)
+    np.testing.assert_allclose(APPLY(known, ids).logits, APPLY(known, ids, None, TABLE[ids]).logits, atol=1e-5)
     with pytest.raises(ValueError, match="only with a dictionary"):
         MODEL.apply(params, ids)
 
@@ -85,7 +86,7 @@ def test_no_gradient_from_the_future_or_other_documents_or_rows(params):
         ids = np.resize(TOKENIZER.encode(TEXT), (2, 20))
         return jnp.sum(jnp.sin(other.apply(params, ids, segments, TABLE[ids]).logits[0, t]))
 
-    seen = np.abs(np.asarray(jax.grad(loss)(jnp.zeros((2, 20)))))
+    seen = np.abs(np.asarray(jax.jit(jax.grad(loss))(jnp.zeros((2, 20)))))
     assert (seen[0, t + 1 :] == 0).all() and (seen[0, :6] == 0).all() and (seen[1] == 0).all()
     assert (seen[0, 6 : t + 1] > 0).all()
 
@@ -93,7 +94,7 @@ def test_no_gradient_from_the_future_or_other_documents_or_rows(params):
 def test_cached_decoding_equals_the_full_forward_pass(params):
     known, lengths = params | dictionary(TABLE, 64), np.array([3, 8])
     ids = np.resize(TOKENIZER.encode(TEXT), (2, 16))
-    full = MODEL.apply(known, ids).logits
+    full = APPLY(known, ids).logits
     valid = np.arange(8) < lengths[:, None]
     prefill, step = (jax.jit(functools.partial(MODEL.apply, method=name)) for name in ("prefill", "step"))
     logits, cache = prefill(known, np.where(valid, ids[:, :8], 0), valid, MODEL.init_cache(2, 16))
