@@ -18,7 +18,7 @@ from lmlab.models.boundaries import GumbelBoundaries
 h = jnp.asarray(np.random.default_rng(0).normal(size=(8, 16, 4)), jnp.float32)
 tokens, segments = jnp.zeros((8, 16), jnp.int32), jnp.ones((8, 16), jnp.int32)
 chunker = GumbelBoundaries(4, 8, prior=0.5)
-params = chunker.init(jax.random.key(0), h, tokens, segments)
+params = jax.jit(chunker.init)(jax.random.key(0), h, tokens, segments)
 draw = jax.jit(lambda h, t, s: chunker.apply(params, h, t, s, rngs={"noise": jax.random.key(1)}).start_BL)
 rows = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec("data"))
 one = np.asarray(draw(h, tokens, segments))
@@ -40,10 +40,10 @@ def test_without_a_key_boundaries_come_at_the_predicted_rate_and_are_always_the_
     segments = jnp.ones((64, 256), jnp.int32)
     for prior in (0.05, 0.2, 0.5):
         chunker = GumbelBoundaries(4, 8, prior=prior)
-        params = chunker.init(jax.random.key(0), h, tokens, segments)
-        start = np.asarray(chunker.apply(params, h, tokens, segments).start_BL)
+        params = jax.jit(chunker.init)(jax.random.key(0), h, tokens, segments)
+        start = np.asarray(jax.jit(chunker.apply)(params, h, tokens, segments).start_BL)
         assert abs(start[:, 1:].mean() - prior) < 0.01  # of 16,320; a standard deviation is at most 0.004
-        np.testing.assert_array_equal(start, np.asarray(chunker.apply(params, h, tokens, segments).start_BL))
+        np.testing.assert_array_equal(start, np.asarray(jax.jit(chunker.apply)(params, h, tokens, segments).start_BL))
         # What is drawn at a place says nothing of the next, nor of the same place in another row.
         both = (start[:, 1:-1] & start[:, 2:]).mean(), (start[:-1, 1:] & start[1:, 1:]).mean()
         assert all(abs(share - prior**2) < 0.012 for share in both)
@@ -53,6 +53,6 @@ def test_offsets_count_from_the_start_of_each_document():
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 256, (1, 64)), jnp.int32)
     tokens, segments = jnp.tile(tokens, (1, 2)), jnp.repeat(jnp.array([[1, 2]], jnp.int32), 64, axis=1)
     chunker, h = GumbelBoundaries(4, 8, prior=0.5), jnp.zeros((1, 128, 4))
-    params = chunker.init(jax.random.key(0), h, tokens, segments)
-    first, second = np.split(np.asarray(chunker.apply(params, h, tokens, segments).start_BL)[0], 2)
+    params = jax.jit(chunker.init)(jax.random.key(0), h, tokens, segments)
+    first, second = np.split(np.asarray(jax.jit(chunker.apply)(params, h, tokens, segments).start_BL)[0], 2)
     np.testing.assert_array_equal(first, second)

@@ -33,7 +33,7 @@ def test_equals_the_equations(calibrate):
     x, valid = rows(B=1)
     front = GBST(8, 2, kernel=5, widths=(1, 2, 3), calibrate=calibrate)
     ids = valid.astype(np.int32)
-    params = front.init(jax.random.key(0), x, None, ids)["params"]
+    params = jax.jit(front.init)(jax.random.key(0), x, None, ids)["params"]
     params = {k: v.unbox() for k, v in params.items()}
     y, out_ids, _ = jax.jit(front.apply)({"params": params}, x, None, ids)
     padded = np.pad(x[0], ((2, 2), (0, 0)))
@@ -54,7 +54,7 @@ def test_equals_the_equations(calibrate):
 def test_padding_changes_nothing(front):
     x, valid = rows()
     ids = valid.astype(np.int32)
-    params = front.init(jax.random.key(0), x, None, ids)
+    params = jax.jit(front.init)(jax.random.key(0), x, None, ids)
     apply = jax.jit(front.apply)
     y, out_ids, _ = apply(params, x, None, ids)
     garbage = np.where(valid[..., None], x, 9.0)

@@ -37,14 +37,14 @@ def made(seed=0):
     tokens = encoded(TEXT)
     h = jnp.asarray(np.random.default_rng(seed).normal(size=(*tokens.shape, 8)), jnp.float32)
     chunker, segments = ScriptBoundaries(8, 16), np.ones_like(tokens)
-    params = meta.unbox(chunker.init(jax.random.key(0), h, tokens, segments))
+    params = meta.unbox(jax.jit(chunker.init)(jax.random.key(0), h, tokens, segments))
     params["params"]["bo"] = jnp.zeros(3)  # so that there are boundaries
     return chunker, params, h, tokens, segments
 
 
 def test_stepping_equals_the_whole_text():
     chunker, params, h, tokens, segments = made()
-    whole = chunker.apply(params, h, tokens, segments)
+    whole = jax.jit(chunker.apply)(params, h, tokens, segments)
     step = jax.jit(lambda h_BD, token, cache: chunker.apply(params, h_BD, token, cache, method="step"))
     n = 20  # inside a Cyrillic letter
     valid = np.arange(tokens.shape[1])[None] < n

@@ -12,13 +12,12 @@ from lmlab.models.stack import Stack
 from lmlab.training.precision import compute_weights
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat, precision", [(False, "float32"), (True, "bfloat16")])
 def test_scanned_blocks_equal_blocks_in_a_row(remat, precision, monkeypatch):
     model = Stack("T3m1m3", 32, 64, n_heads=2, rotary_dim=8, d_state=8, remat=remat)
     x = jax.random.normal(jax.random.key(0), (2, 24, 32))
     segments = np.where(np.arange(24) < 9, 1, 2)[None].repeat(2, 0)
-    params = model.init(jax.random.key(1), x, segments, segments)
+    params = jax.jit(model.init)(jax.random.key(1), x, segments, segments)
     params = jax.tree.map(lambda p: p.value if hasattr(p, "value") else p, params, is_leaf=lambda p: hasattr(p, "value"))
 
     def run(scanned):

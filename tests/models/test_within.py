@@ -1,5 +1,7 @@
 """A decoder within chunks: each chunk as if it stood alone, and cached decoding equal to the full forward pass."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,13 +24,13 @@ def test_every_chunk_is_computed_as_if_it_stood_alone(layout):
     tokens, segments = np.zeros((1, L), np.int32), np.r_[np.full(13, 1), np.full(12, 2), np.full(5, 0)][None]
     start = (rng.random((1, L)) < 0.3) & (segments > 0)
     start[0, [0, 13]] = True
-    params = moved(model.init(jax.random.key(0), x, tokens, segments, start_BL=start))
-    y, _ = model.apply(params, x, tokens, segments, start_BL=start)
+    params, apply = moved(jax.jit(model.init)(jax.random.key(0), x, tokens, segments, start_BL=start)), jax.jit(model.apply)
+    y, _ = apply(params, x, tokens, segments, start_BL=start)
     edges = [*np.flatnonzero(start[0]), 25]
     for a, b in zip(edges, edges[1:]):
         ones = np.ones((1, b - a), np.int32)
         first = np.arange(b - a)[None] == 0
-        alone, _ = model.apply(params, x[:, a:b], tokens[:, a:b], ones, start_BL=first)
+        alone, _ = apply(params, x[:, a:b], tokens[:, a:b], ones, start_BL=first)
         np.testing.assert_allclose(y[:, a:b], alone, atol=1e-5)
 
 
@@ -44,7 +46,8 @@ def test_cached_decoding_equals_the_full_forward_pass(layout, chunker):
     full = jax.jit(model.apply)(params, tokens).logits
     lengths = np.array([1, 7, 20])
     valid = np.arange(20) < lengths[:, None]
-    logits, cache = model.apply(params, tokens[:, :20], valid, model.init_cache(3, L), method="prefill")
+    prefill = jax.jit(functools.partial(model.apply, method="prefill"))
+    logits, cache = prefill(params, tokens[:, :20], valid, model.init_cache(3, L))
     np.testing.assert_allclose(np.where(valid[..., None], logits - full[:, :20], 0), 0, atol=2e-5)
     step = jax.jit(lambda t, c: model.apply(params, t, c, method="step"))
     for i in range(L - 20):
