@@ -4,12 +4,12 @@ Dynamic token pooling with one boundary predictor and one prior for each script,
 per character are not cut into more segments. The paper's claim: segments become more equal across languages than
 those of a single predictor, and language modelling is no worse.
 
-    lmlab table magnet --scale small --corpus FOLDER --set corpus.cut=4000
+    lmlab table magnet --scale small --corpus FOLDER --set corpus.cut=2000 --set corpus.test=0.2
     lmlab show magnet --scale paper      2 + 12 + 2 layers of 768
 
 FOLDER holds parallel text in Latin, Cyrillic and Devanagari, such as NTREX-128's English, Russian and Hindi: equal
 treatment is then an equal number of segments in each, which the table shows as bytes per segment and as the most
-segments of a script over the fewest. The arms differ in the predictors only: one, with the prior that gives as many
+segments of a script over the fewest. The share that is held out must be large enough to have some of each. The arms differ in the predictors only: one, with the prior that gives as many
 segments in all; or one per script. Without --corpus the arms read the default corpus, which is Latin. The paper's
 scripts come as a token in front of a document; here they are read off the last letter.
 """
@@ -56,7 +56,7 @@ def pooled(scale, chunker):
     layers, width, d_ff, heads, predictor = SIZES[scale]
     backbone = hourglass(layers, width, d_ff, heads, chunker(width, predictor), capacity=CAPACITY[scale])
     run = SETUPS[scale].run(LanguageModel(256, backbone), multipliers=(1.0, 1.0))
-    # The paper's text is not parallel, and too long to count: of that, scripts are compared within the split.
+    # The paper's text is not parallel and too long to count: there, numbers of segments are compared within the test split.
     parity = ScriptParity("test", ("test",)) if scale == "paper" else ScriptParity("test")
     return dataclasses.replace(run, evaluators=(*run.evaluators, parity))
 
@@ -81,6 +81,9 @@ TABLE = Table(
     arms=tuple(arm.name for arm in ARMS),
     measured=(
         Column("bytes_per_chunk", "Segment", "bytes", None, 2),
+        Column("latin_bytes", "Latin", "bytes of the test split", None, 0),
+        Column("cyrillic_bytes", "Cyrillic", "bytes of the test split", None, 0),
+        Column("devanagari_bytes", "Devanagari", "bytes of the test split", None, 0),
         Column("latin_chunk", "Latin", "bytes per segment", None, 2),
         Column("cyrillic_chunk", "Cyrillic", "bytes per segment", None, 2),
         Column("devanagari_chunk", "Devanagari", "bytes per segment", None, 2),

@@ -16,15 +16,17 @@ class ScriptParity:
     """Of one split of a byte model's corpus, by the script of each byte (`running_script`).
 
     Where the corpus is parallel text, equal treatment is equally many chunks in every script. One split of it is not
-    parallel: what a script's bytes in all of `parallel` would give at the split's bytes per chunk is compared.
+    parallel: what a script's bytes in all of `parallel` would give at the split's bytes per chunk is compared. A script
+    counts where it has `least` bytes: fewer are names and abbreviations in the text of another.
     """
 
     split: str = "test"
     parallel: tuple[str, ...] = ("train", "validation", "test")
+    least: int = 4_000
 
     def __call__(self, model, params, data):
-        """For each script that occurs: "<script>_chunk", bytes per chunk, and "<script>_bpb"; "disparity": the most chunks
-        of a script in the parallel text over the fewest."""
+        """For each script of the split: "<script>_bytes", "<script>_chunk", bytes per chunk, and "<script>_bpb"; if these
+        are all scripts of the parallel text, "disparity": the most chunks of a script in it over the fewest."""
         chunks, read, nats, covered = np.zeros((4, len(SCRIPTS)))
 
         def see(batch, scores):
@@ -37,15 +39,18 @@ class ScriptParity:
                 covered[s] += batch["target_bytes"][at_BL].sum()
 
         bits_per_byte(model, params, data.windows(self.split), data, see)
-        result = {}
+        scored, result = (read >= self.least) & (chunks > 0), {}
         for s, name in enumerate(SCRIPTS):
-            if chunks[s] and covered[s]:
+            if scored[s]:
+                result[f"{name}_bytes"] = read[s]
                 result[f"{name}_chunk"] = read[s] / chunks[s]
                 result[f"{name}_bpb"] = nats[s] / (math.log(2) * covered[s])
         size = sum(self._sizes(data.windows(split), data) for split in self.parallel)
-        some = (chunks > 0) & (size > 0)
-        expected = size[some] * chunks[some] / read[some]
-        return result | ({"disparity": float(expected.max() / expected.min())} if some.any() else {})
+        found = size >= self.least
+        if not found.any() or not scored[found].all():
+            return result
+        expected = size[found] * chunks[found] / read[found]
+        return result | {"disparity": float(expected.max() / expected.min())}
 
     @staticmethod
     def _sizes(windows, data):

@@ -1,5 +1,7 @@
 """Scripts are compared on the whole parallel text, whatever share of each the scored split has."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -27,7 +29,8 @@ def test_disparity_is_of_the_parallel_text_not_of_the_split(tmp_path):
     )
     model = LanguageModel(256, backbone)
     data = Data(bake(Files(str(folder), validation=0.1, test=0.2), ByteTokenizer(), str(tmp_path)), 64, 4)
-    result = ScriptParity("test")(model, init(model, jax.random.key(0)), data)
+    parity = ScriptParity("test", least=300)
+    result = parity(model, init(model, jax.random.key(0)), data)
     texts = [d for split in ("train", "validation", "test") for d in data.baked.documents(split)]
     sizes = {name: sum(len(d) for d in texts if (d[0] > 127) == (name == "cyrillic")) for name in ("latin", "cyrillic")}
     chunks = [sizes[name] / result[f"{name}_chunk"] for name in sizes]
@@ -35,3 +38,8 @@ def test_disparity_is_of_the_parallel_text_not_of_the_split(tmp_path):
     assert result["disparity"] == pytest.approx(max(chunks) / min(chunks), rel=0.06)
     held = [sum((d[0] > 127) == cyrillic for d in data.baked.documents("test")) for cyrillic in (False, True)]
     assert held[0] != held[1] and np.isfinite(result["cyrillic_bpb"])
+    # Of a script with too little held out nothing is said, nor are the others compared as if it were not there.
+    more, less = sorted(sizes, key=lambda name: -result[f"{name}_bytes"])
+    for least, scripts in ((int(result[f"{less}_bytes"]) + 1, {more}), (10**6, set())):
+        few = dataclasses.replace(parity, least=least)(model, init(model, jax.random.key(0)), data)
+        assert {name.split("_")[0] for name in few} == scripts
