@@ -35,7 +35,7 @@ PAPER = Paper(
     claim="Encoding a prompt biases what a model of tokens says comes next; corrected, it gives a Markov chain's "
     "transitions.",
 )
-# Of some draws the dictionary is encoded alike by merges and greedily, which would make two arms one; not of this.
+# For some draws merges and greed encode the text alike, so that two arms would be one; not for this one.
 CHAIN = RandomChain(order=2, count=100, size=10_000, draw=1)
 # Layers, width, heads; steps, rows, tokens per row; symbols of the texts that are asked about.
 SIZES = {
