@@ -93,7 +93,7 @@ TABLE = Table(
         Column("cyrillic_bpb", "Cyrillic", "bits per byte", "lower", 3),
         Column("devanagari_bpb", "Devanagari", "bits per byte", "lower", 3),
     ),
-    note="The paper's own tables were not read. Scripts that do not occur in the corpus have no cell.",
+    note="The paper's own tables were not read. Scripts that do not occur in the corpus, or hardly, have no cell.",
 )
 
 EXPERIMENT = Experiment(paper=PAPER, scales=("smoke", "small", "paper"), arms=ARMS, tables=(TABLE,), anchor="single")
