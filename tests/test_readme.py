@@ -44,3 +44,15 @@ def test_results_page_holds_what_published_tokenizers_came_to(path):
     row = " | ".join(format(found["metrics"][name], digits) for name, digits in shown.items())
     page = (ROOT / "experiments" / "README.md").read_text()
     assert f"| {row} |" in page and found["command"].split("file=")[0] in " ".join(page.split())
+
+
+def test_what_is_measured_is_linked_to_its_section():
+    """Every experiment with committed results; anchors as GitHub makes them of headings."""
+    headings = re.findall(r"^## (.*)$", (ROOT / "experiments" / "README.md").read_text(), re.M)
+    anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    linked = {}
+    for line in (ROOT / "README.md").read_text().splitlines():
+        for name, anchor in re.findall(r"\(experiments/(\w+)\.py\).*\(experiments/README\.md#([\w-]+)\)", line):
+            linked[name] = anchor
+    assert set(linked.values()) <= anchors
+    assert {path.stem.rsplit("_", 1)[0] for path in RESULTS} <= set(linked)
