@@ -8,7 +8,7 @@ right ones without training anew. Shown on a Markov chain whose transitions are 
     lmlab table tokenization_bias --scale small
     python -m experiments.tokenization_bias FIGURE.png        the exact arm, drawn
 
-A text is drawn from a random chain of order 2 over two symbols and encoded by a dictionary of 8 tokens, greedily
+A text is drawn from a random chain of order 2 over two symbols and encoded by a dictionary of 10 tokens, greedily
 (maximum prefix encoding) or by the merges of a BPE. In the exact arm the law of the tokens is computed from the chain:
 what an ideal model would have learned. The bias is then the tokens' alone, and the correction has no error but
 rounding. In the others small transformers learn the tokens. Every text of 6 symbols is asked about. Which chain and
@@ -35,8 +35,9 @@ PAPER = Paper(
     claim="Encoding a prompt biases what a model of tokens says comes next; corrected, it gives a Markov chain's "
     "transitions.",
 )
-# For some draws merges and greed encode the text alike, so that two arms would be one; not for this one.
-CHAIN = RandomChain(order=2, count=100, size=10_000, draw=1)
+# For some draws merges and greed encode the text alike, so that two arms would be one; for some, tokens are so long that
+# the exact law is a sum over too many texts. This one has neither.
+CHAIN = RandomChain(order=2, count=100, size=10_000, draw=2)
 # Layers, width, heads; steps, rows, tokens per row; symbols of the texts that are asked about.
 SIZES = {
     "smoke": ((1, 32, 2), (60, 8, 128), 4),
@@ -48,7 +49,7 @@ SIZES = {
 class ExactTransitions(Study):
     """Transitions from the tokens' exact law."""
 
-    dictionary: Dictionary = Dictionary(8, encoded="greedy")
+    dictionary: Dictionary = Dictionary(10, encoded="greedy")
     length: int = 6
 
     def transitions(self):
@@ -68,7 +69,7 @@ def learned(encoded):
 
     def run(scale):
         (layers, width, heads), (steps, rows, length), asked = SIZES[scale]
-        tokenizer = Dictionary(8, encoded=encoded, bytes_per_token=3.0)
+        tokenizer = Dictionary(10, encoded=encoded, bytes_per_token=2.7)
         return Run(
             model=LanguageModel(tokenizer.vocab_size, transformer(layers, width, n_heads=heads)),
             corpus=CHAIN,
@@ -113,4 +114,4 @@ EXPERIMENT = Experiment(paper=PAPER, scales=("smoke", "small"), arms=ARMS, table
 if __name__ == "__main__":
     from lmlab.report.figures import draw_transitions
 
-    draw_transitions(sys.argv[1], *ExactTransitions(CHAIN, length=5).transitions(), "A chain of order 2, behind 8 tokens")
+    draw_transitions(sys.argv[1], *ExactTransitions(CHAIN, length=5).transitions(), "A chain of order 2, behind 10 tokens")
