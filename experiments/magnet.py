@@ -9,9 +9,10 @@ those of a single predictor, and language modelling is no worse.
 
 FOLDER holds parallel text in Latin, Cyrillic and Devanagari, such as NTREX-128's English, Russian and Hindi: equal
 treatment is then an equal number of segments in each, which the table shows as bytes per segment and as the most
-segments of a script over the fewest. The share that is held out must be large enough to have some of each. The arms differ in the predictors only: one, with the prior that gives as many
-segments in all; or one per script. Without --corpus the arms read the default corpus, which is Latin. The paper's
-scripts come as a token in front of a document; here they are read off the last letter.
+segments of a script over the fewest. The share that is held out must be large enough to have some of each. The arms
+differ in the predictors only: one, with the prior that gives as many segments in all; or one per script. Without
+--corpus the arms read the default corpus, which is Latin. The paper's scripts come as a token in front of a document;
+here they are read off the last letter.
 """
 
 import dataclasses

@@ -66,3 +66,24 @@ def test_chunks_are_counted_by_row():
     mask = jnp.asarray(STARTS & (SEGMENTS > 0))
     counts = shared_rows.row_counts(shared_rows.join(mask, 4), ids, Sharing(4, L + 1, L))
     np.testing.assert_array_equal(counts[0], np.asarray(mask).sum(1))
+
+
+def test_many_rows_are_taken_apart_and_joined_as_few_are(monkeypatch):
+    """In values and gradients, mapped over rows as one after the other."""
+    ids = shared_rows.joined_ids(jnp.asarray(SEGMENTS), 2)
+    c = compaction.compact(shared_rows.join(jnp.asarray(STARTS & (SEGMENTS > 0)), 2), 2 * L)
+    places = shared_rows.places(compaction.gather(ids, c), Sharing(2, L + 1, 9))
+    x = jax.random.normal(jax.random.key(0), (B // 2, 2 * L, D))
+
+    def both(x):
+        rows = shared_rows.apart(x, places, 9)
+        return rows, shared_rows.together(jnp.sin(rows), places, 2 * L)
+
+    def values_and_gradient():
+        weights = jax.random.normal(jax.random.key(1), (B // 2, 2 * L, D))
+        return both(x), jax.grad(lambda x: jnp.sum(both(x)[1] * weights))(x)
+
+    few = values_and_gradient()
+    assert np.abs(few[1]).max() > 0.1
+    monkeypatch.setattr(shared_rows, "UNROLLED", 0)
+    jax.tree.map(np.testing.assert_array_equal, values_and_gradient(), few)

@@ -12,7 +12,8 @@ from lmlab.models.stack import Stack
 from lmlab.training.precision import compute_weights
 
 
-@pytest.mark.parametrize("remat, precision", [(False, "float32"), (True, "float32"), (True, "bfloat16")])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("remat", [False, True])
 def test_scanned_blocks_equal_blocks_in_a_row(remat, precision, monkeypatch):
     model = Stack("T3m1m3", 32, 64, n_heads=2, rotary_dim=8, d_state=8, remat=remat)
     x = jax.random.normal(jax.random.key(0), (2, 24, 32))
