@@ -335,7 +335,7 @@ def machine():
 
 
 def table_view(experiment, table, results):
-    """`TableView` of a table from finished results."""
+    """`TableView` of a table from finished results: a row for each arm with a reported or a measured value."""
     from lmlab.report.results import summarise
     from lmlab.report.tables import Row, TableView
 
@@ -343,6 +343,7 @@ def table_view(experiment, table, results):
     rows = [
         Row(name, experiment.arm(name).label, table.reported.get(name, {}), summaries.get(name, {}))
         for name in table.arms
+        if name in table.reported or name in summaries
     ]
     return TableView(table.title, list(table.reported_columns), list(table.measured), rows, table.source, table.note)
 
