@@ -1,106 +1,17 @@
-"""Many continuations of a few prompts at once: a pool of cache rows, from each of which others branch off.
+"""Many continuations of a few prompts at once, each of which others may branch off."""
 
-Works for every model with `prefill` and `step`: which axis of each array of a cache counts its rows is found by asking
-for caches of one row and of two.
-"""
-
-from functools import lru_cache, partial
-
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from lmlab.kernels.dispatch import compiled_for, mesh_of
-
-LENGTHS = 64  # cache lengths and prompts are multiples of this, so that few programs are compiled
+from lmlab.decoding.copies import Copies
+from lmlab.decoding.tree import Tree
 
 
-@lru_cache(maxsize=16)
-def _row_axes(model, length):
-    """Per array of the cache: (axis of its rows, how many entries of it are one row)."""
-    one, two = (jax.tree.leaves(jax.eval_shape(lambda n=n: model.init_cache(n, length))) for n in (1, 2))
-    axes = [next(i for i, (a, b) in enumerate(zip(x.shape, y.shape)) if a != b) for x, y in zip(one, two)]
-    return tuple((axis, x.shape[axis]) for axis, x in zip(axes, one, strict=True))
+def branches_of(model, params, prompts, room):
+    """Branches of prompts of token ids (each at least one, BOS), with room for `room` further tokens behind each.
 
-
-def _copied(axes, source, source_N, target, target_N, count):
-    """`target` with the first `count` of the rows `source_N` of `source` in its rows `target_N`, none of which is copied
-    from. Row by row, as a CPU's scatter goes entry by entry."""
-    leaves, tree = jax.tree.flatten(target)
-    new = []
-    for i, ((axis, unit), leaf) in enumerate(zip(axes, leaves, strict=True)):
-        other = None if source is target else jax.tree.leaves(source)[i]
-
-        def copy(n, leaf, axis=axis, unit=unit, other=other):
-            row = jax.lax.dynamic_slice_in_dim(leaf if other is None else other, source_N[n] * unit, unit, axis)
-            return jax.lax.dynamic_update_slice_in_dim(leaf, row, target_N[n] * unit, axis)
-
-        new.append(jax.lax.fori_loop(0, count, copy, leaf))
-    return tree.unflatten(new)
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
-def _begin(model, mesh, length, params, pool, tokens_BL, count_B):
-    valid_BL = jnp.arange(tokens_BL.shape[1]) < count_B[:, None]
-    with compiled_for(mesh, whole_rows=True):
-        cache = model.init_cache(len(tokens_BL), length)
-        logits_BLV, cache = model.apply(params, tokens_BL, valid_BL, cache, method="prefill")
-    rows_B = jnp.arange(len(tokens_BL))
-    return jax.nn.log_softmax(logits_BLV), _copied(_row_axes(model, length), cache, rows_B, pool, rows_B, len(rows_B))
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5)
-def _extend(model, mesh, length, in_place, params, pool, parent_N, row_N, token_N, active_N):
-    if not in_place:
-        pool = _copied(_row_axes(model, length), pool, parent_N, pool, row_N, jnp.sum(active_N))
-    with compiled_for(mesh, whole_rows=True):
-        logits_NV, pool = model.apply(params, token_N, pool, active_N, row_N, method="step")
-    return jax.nn.log_softmax(logits_NV), pool
-
-
-class Branches:
-    """A pool of rows for prompts of token ids (each at least one, BOS) and `room` further tokens.
-
-    `log_probs`: of every prompt, float32 [its tokens, V]: what is predicted behind each of them. Row i is prompt i's.
+    `log_probs`: of every prompt, float32 [its tokens, V]: what is predicted behind each of them. `roots`: the branch that
+    each prompt is. `extend(branches, tokens, in_place=False)`: (new branches, log-probabilities [N, V] behind one more token
+    each); those that they branch off stay as they are, unless `in_place`, which uses them up. `release(branch)`: nothing
+    branches off it any more.
     """
-
-    def __init__(self, model, params, prompts, room):
-        self._model, self._params, self._mesh = model, params, mesh_of(params)
-        longest = -(-max(len(p) for p in prompts) // LENGTHS) * LENGTHS
-        self._length = -(-(longest + room) // LENGTHS) * LENGTHS
-        self._rows = 8 * len(prompts)
-        self._free = list(range(self._rows - 1, len(prompts) - 1, -1))
-        tokens, counts = np.zeros((len(prompts), longest), np.int32), np.array([len(p) for p in prompts], np.int32)
-        for row, prompt in zip(tokens, prompts, strict=True):
-            row[: len(prompt)] = prompt
-        pool = model.init_cache(self._rows, self._length)
-        log_probs, self._pool = _begin(model, self._mesh, self._length, params, pool, tokens, counts)
-        self.log_probs = [row[:count] for row, count in zip(np.asarray(log_probs), counts, strict=True)]
-
-    def extend(self, parents, tokens, in_place=False):
-        """(rows, log-probabilities [N, V]) of the parents' rows with one more token each; the parents stay as they are,
-        unless `in_place`."""
-        if not in_place and len(self._free) < len(parents):
-            self._grow(max(len(parents), self._rows))
-        rows = list(parents) if in_place else [self._free.pop() for _ in parents]
-        count = len(parents)
-        padded = 1 << (count - 1).bit_length() if count <= 8 else -(-count // 8) * 8  # few programs, few idle rows
-        arrays = np.zeros((3, padded), np.int32)
-        arrays[:, :count] = parents, rows, tokens
-        log_probs, self._pool = _extend(
-            self._model, self._mesh, self._length, in_place, self._params, self._pool, *arrays, np.arange(padded) < count
-        )
-        return rows, np.asarray(log_probs)[:count]
-
-    def release(self, row):
-        """Nothing branches off this row any more."""
-        self._free.append(row)
-
-    def _grow(self, more):
-        leaves, tree = jax.tree.flatten(self._pool)
-        new = jax.tree.leaves(self._model.init_cache(more, self._length))
-        axes = _row_axes(self._model, self._length)
-        joined = [jnp.concatenate([a, b], axis) for (axis, _), a, b in zip(axes, leaves, new, strict=True)]
-        self._pool = tree.unflatten(joined)
-        self._free += range(self._rows, self._rows + more)
-        self._rows += more
+    can_branch = getattr(model.backbone, "can_branch", None)
+    form = Tree if can_branch is not None and can_branch() else Copies
+    return form(model, params, prompts, room)

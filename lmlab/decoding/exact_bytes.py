@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lmlab.decoding.branches import Branches
+from lmlab.decoding.branches import branches_of
 from lmlab.errors import UserError
 from lmlab.text.canonical import canonical
 from lmlab.text.prefixes import Node, Prefixes
@@ -28,7 +28,7 @@ END = 256  # the end of the text, behind the 256 bytes
 class Open(NamedTuple):
     """A token sequence whose next token covers the last byte; `node`: the bytes behind it so far."""
 
-    row: int
+    branch: object  # of `lmlab.decoding.branches`
     tokens: tuple
     log_weight: float  # log-probability of the sequence
     state: object
@@ -60,11 +60,11 @@ class Frontier:
         self._automaton, self._least, self._kept = automaton, least, kept
         self.open, self.text = [], b""
 
-    def begin(self, row, log_probs_V, state, log_weight=0.0):
+    def begin(self, branch, log_probs_V, state, log_weight=0.0):
         """From one sequence, which is given."""
-        self.open = [self._opened(row, (), log_weight, state, log_probs_V)]
+        self.open = [self._opened(branch, (), log_weight, state, log_probs_V)]
 
-    def _opened(self, row, tokens, log_weight, state, log_probs_V):
+    def _opened(self, branch, tokens, log_weight, state, log_probs_V):
         mask_V = self._automaton.allowed(state)
         p_V = np.where(mask_V, np.exp(log_probs_V[: len(mask_V)].astype(np.float64)), 0.0)
         if self._kept is not None:
@@ -73,10 +73,10 @@ class Frontier:
         if not total:
             return None
         sums = np.concatenate([[0.0], np.cumsum(p_V[self._prefixes.order])]) / total
-        return Open(row, tokens, log_weight, state, sums, float(p_V[self._eos] / total), self._prefixes.root)
+        return Open(branch, tokens, log_weight, state, sums, float(p_V[self._eos] / total), self._prefixes.root)
 
     def move(self, byte):
-        """One byte further: (rows that are free, [(parent, token, log-weight)] of the sequences that end with it)."""
+        """One byte further: (branches that are free, [(parent, token, log-weight)] of the sequences that end with it)."""
         self.text += bytes([byte])
         kept, ended, free = [], [], []
         for sequence in self.open:
@@ -89,20 +89,20 @@ class Frontier:
                 if moved.beyond() > 0:
                     kept.append(moved)
                     continue
-            free.append(sequence.row)
+            free.append(sequence.branch)
         self.open = kept
         if self._least and (ended or kept):
             weights = [w for _, _, w in ended] + [s.log_weight + np.log(s.beyond()) for s in kept]
             least = max(weights) + np.log(self._least)
-            free += [s.row for s, w in zip(kept, weights[len(ended) :], strict=True) if w < least]
+            free += [s.branch for s, w in zip(kept, weights[len(ended) :], strict=True) if w < least]
             self.open = [s for s, w in zip(kept, weights[len(ended) :], strict=True) if w >= least]
             ended = [e for e in ended if e[2] >= least]
         return free, ended
 
-    def add(self, parent, token, log_weight, row, log_probs_V):
+    def add(self, parent, token, log_weight, branch, log_probs_V):
         """A sequence that ends here, once the model has read its last token; False if nothing may follow it."""
         state = self._automaton.behind(parent.state, token)
-        sequence = self._opened(row, (*parent.tokens, token), log_weight, state, log_probs_V)
+        sequence = self._opened(branch, (*parent.tokens, token), log_weight, state, log_probs_V)
         if sequence is not None:
             self.open.append(sequence)
         return sequence is not None
@@ -188,17 +188,17 @@ class Texts:
                 self._release(free)
         if not ended:
             return
-        parents, tokens = [e[2].row for e in ended], [e[3] for e in ended]
-        rows, log_probs = self.branches.extend(parents, tokens)
-        for (frontier, free, parent, token, weight), row, log_probs_V in zip(ended, rows, log_probs, strict=True):
-            if not frontier.add(parent, token, weight, row, log_probs_V):
-                self._release([row])
+        parents, tokens = [e[2].branch for e in ended], [e[3] for e in ended]
+        new, log_probs = self.branches.extend(parents, tokens)
+        for (frontier, free, parent, token, weight), branch, log_probs_V in zip(ended, new, log_probs, strict=True):
+            if not frontier.add(parent, token, weight, branch, log_probs_V):
+                self._release([branch])
         for free in {id(e[1]): e[1] for e in ended}.values():
             self._release(free)
 
-    def _release(self, rows):
-        for row in rows:
-            self.branches.release(row)
+    def _release(self, branches):
+        for branch in branches:
+            self.branches.release(branch)
 
     def log_probs(self):
         """float64 [B]: log-probability that a text begins with the bytes so far."""
@@ -226,7 +226,7 @@ class ExactBytes(Texts):
         rest = [p[len(tokenizer.decode(np.array(c, int))) :] for p, c in zip(prompts, certain, strict=True)]
         read = [np.concatenate([context, np.array(c, int)]) for context, c in zip(contexts, certain, strict=True)]
         room += max(map(len, rest))
-        branches = Branches(model, params, read, room)
+        branches = branches_of(model, params, read, room)
         super().__init__(tokenizer, branches, [Frontier(tokenizer, self.automaton) for _ in prompts], room)
         for i, (frontier, tokens) in enumerate(zip(self.frontiers, certain, strict=True)):
             log_probs, state, log_weight = branches.log_probs[i][len(contexts[i]) - 1 :], self.automaton.start, 0.0
@@ -235,7 +235,7 @@ class ExactBytes(Texts):
                 allowed = np.exp(row_V[: len(mask_V)][mask_V].astype(np.float64)).sum()
                 log_weight += float(row_V[token]) - np.log(allowed)
                 state = self.automaton.behind(state, token)
-            frontier.begin(i, log_probs[-1], state, log_weight)
+            frontier.begin(branches.roots[i], log_probs[-1], state, log_weight)
         self.feed_all(rest)
 
 
@@ -269,15 +269,17 @@ def write_tokens(exact, count, seed=0):
     rng, tokenizer, automaton = np.random.default_rng(seed), exact.tokenizer, exact.automaton
     exact.take_room(count)
     drawn = [frontier.draw(rng) for frontier in exact.frontiers]
-    rows, states, tokens = [s.row for s, _ in drawn], [s.state for s, _ in drawn], [t for _, t in drawn]
+    ends, states, tokens = [s.branch for s, _ in drawn], [s.state for s, _ in drawn], [t for _, t in drawn]
     # Of the first token, what lies behind the bytes that it covers.
     written = [tokenizer.token_bytes(t)[s.node.depth :] for s, t in drawn]
     while True:
         on = [i for i, t in enumerate(tokens) if t != tokenizer.eos and len(written[i]) < count]
         if not on:
             return [w[:count] for w in written]
-        _, log_probs = exact.branches.extend([rows[i] for i in on], [tokens[i] for i in on], in_place=True)
-        for i, log_probs_V in zip(on, log_probs, strict=True):
+        used = [ends[i] for i in on]
+        new, log_probs = exact.branches.extend(used, [tokens[i] for i in on], in_place=True)
+        for i, branch, log_probs_V in zip(on, new, log_probs, strict=True):
+            ends[i] = branch
             states[i] = automaton.behind(states[i], tokens[i])
             mask_V = automaton.allowed(states[i])
             sums = np.cumsum(np.where(mask_V, np.exp(log_probs_V[: len(mask_V)].astype(np.float64)), 0.0))

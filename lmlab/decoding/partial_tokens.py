@@ -8,7 +8,7 @@ import functools
 
 import numpy as np
 
-from lmlab.decoding.branches import Branches
+from lmlab.decoding.branches import branches_of
 from lmlab.decoding.exact_bytes import Frontier, Texts, prefixes_of
 from lmlab.text.canonical import AnyTokens
 
@@ -45,11 +45,11 @@ class FromTokens(Texts):
         rest = [tokenizer.decode(ids[max(0, len(ids) - back) :]) for ids in encoded]
         read = [np.concatenate([context, ids]).astype(int) for context, ids in zip(contexts, fixed, strict=True)]
         room += max(map(len, rest))
-        branches, any_tokens = Branches(model, params, read, room), AnyTokens(tokenizer)
+        branches, any_tokens = branches_of(model, params, read, room), AnyTokens(tokenizer)
         agrees = [functools.partial(_agreeing, prefixes_of(tokenizer), data, whole) for data in rest]
         super().__init__(tokenizer, branches, [Frontier(tokenizer, any_tokens, least, keep) for keep in agrees], room)
         for i, frontier in enumerate(self.frontiers):
-            frontier.begin(i, branches.log_probs[i][-1], any_tokens.start)
+            frontier.begin(branches.roots[i], branches.log_probs[i][-1], any_tokens.start)
         self.feed_all(rest)
 
 

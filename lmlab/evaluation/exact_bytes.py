@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from lmlab.decoding.branches import Branches
+from lmlab.decoding.branches import branches_of
 from lmlab.decoding.exact_bytes import ExactBytes
 from lmlab.decoding.partial_tokens import aligned, healed, plain
 from lmlab.errors import UserError
@@ -45,7 +45,7 @@ class ExactBits:
             data.check()
             encoded = [tokenizer.encode(text) for text in group]
             read = [np.concatenate([[tokenizer.bos], ids]) for ids in encoded]
-            for ids, log_probs in zip(encoded, Branches(model, params, read, 0).log_probs, strict=True):
+            for ids, log_probs in zip(encoded, branches_of(model, params, read, 0).log_probs, strict=True):
                 state = automaton.start
                 for token, row_V in zip(ids.tolist(), log_probs, strict=False):
                     mask_V = automaton.allowed(state)

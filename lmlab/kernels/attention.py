@@ -129,37 +129,64 @@ def splash_attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL, window, interpret=F
     return o_BLHK[:, -L:] if M > L else o_BLHK[:, :L]
 
 
+def _part(q, k_NQK, v_NQK, seen, queries):
+    """What queries get of one block of keys: (largest score, sum of exponentials, output), the last two relative to the
+    first. `queries`: axes of q before its channels."""
+    s = jnp.einsum(f"{queries}k,nqk->{queries}q", q, k_NQK.astype(q.dtype)).astype(jnp.float32) * q.shape[-1] ** -0.5
+    s = jnp.where(seen, s, MASKED)
+    top = jnp.max(s, axis=-1)
+    p = jnp.exp(s - top[..., None])
+    o = jnp.einsum(f"{queries}q,nqk->{queries}k", p.astype(q.dtype), v_NQK.astype(q.dtype))
+    return top, jnp.sum(p, axis=-1), o.astype(jnp.float32)
+
+
+def _over_blocks(part, begun, q, k_ZNQK, v_ZNQK):
+    """Joins `part(first slot, k, v)` of the blocks that are `begun(first slot, slots)` by their log-sum-exps
+    (flash-decoding, Dao et al. 2023). Blocks are arrays of their own, as XLA's CPU back end would copy a slice before it
+    multiplies it."""
+
+    def unread(*_):
+        return jnp.full(q.shape[:-1], MASKED), jnp.zeros(q.shape[:-1]), jnp.zeros(q.shape)
+
+    parts, first = [], 0
+    for k_NQK, v_NQK in zip(k_ZNQK, v_ZNQK, strict=True):
+        of_block, Q = partial(part, first), k_NQK.shape[1]
+        parts.append(jax.lax.cond(begun(first, Q), of_block, unread, k_NQK, v_NQK) if first else of_block(k_NQK, v_NQK))
+        first += Q
+    top, total, o = (jnp.stack(x) for x in zip(*parts, strict=True))
+    share = jnp.exp(top - jnp.max(top, axis=0))
+    return (jnp.sum(share[..., None] * o, axis=0) / jnp.sum(share * total, axis=0)[..., None]).astype(q.dtype)
+
+
 def attention_step(q_BHK, k_ZNQK, v_ZNQK, filled_B, row_N=None):
     """One query per row against the first `filled_B` slots of its cache: [B, H, K].
 
     The cache is a sequence of Z blocks [N, Q, K] for merged rows and heads, Q slots each of its own; only blocks that some
-    row has begun are read, each to a softmax of its own, and those are joined by their log-sum-exps (flash-decoding, Dao et
-    al. 2023). `row_N`: which N of the cache the B * H queries belong to; None: all, in order. Blocks are arrays of
-    their own, as XLA's CPU back end would copy a slice before it multiplies it.
+    row has begun are read. `row_N`: which N of the cache the B * H queries belong to; None: all, in order.
     """
-    B, H, K = q_BHK.shape
-    q_NK, filled_N = q_BHK.reshape(B * H, K), jnp.repeat(filled_B, H)
+    q_NK, filled_N = q_BHK.reshape(-1, q_BHK.shape[-1]), jnp.repeat(filled_B, q_BHK.shape[1])
 
-    def block(first, k_NQK, v_NQK):
+    def part(first, k_NQK, v_NQK):
         slot_Q = first + jnp.arange(k_NQK.shape[1])
         if row_N is not None:
             k_NQK, v_NQK = k_NQK[row_N], v_NQK[row_N]
-        s_NQ = jnp.einsum("nk,nqk->nq", q_NK, k_NQK.astype(q_NK.dtype)).astype(jnp.float32) * K**-0.5
-        s_NQ = jnp.where(slot_Q < filled_N[:, None], s_NQ, MASKED)
-        top_N = jnp.max(s_NQ, axis=1)
-        p_NQ = jnp.exp(s_NQ - top_N[:, None])
-        o_NK = jnp.einsum("nq,nqk->nk", p_NQ.astype(q_NK.dtype), v_NQK.astype(q_NK.dtype))
-        return top_N, jnp.sum(p_NQ, axis=1), o_NK.astype(jnp.float32)
+        return _part(q_NK, k_NQK, v_NQK, slot_Q < filled_N[:, None], "n")
 
-    def unread(*_):
-        return jnp.full(B * H, MASKED), jnp.zeros(B * H), jnp.zeros((B * H, K))
+    return _over_blocks(part, lambda first, Q: first < jnp.max(filled_B), q_NK, k_ZNQK, v_ZNQK).reshape(q_BHK.shape)
 
-    blocks, first = [], 0
-    for k_NQK, v_NQK in zip(k_ZNQK, v_ZNQK, strict=True):
-        part = partial(block, first)
-        blocks.append(jax.lax.cond(first < jnp.max(filled_B), part, unread, k_NQK, v_NQK) if first else part(k_NQK, v_NQK))
-        first += k_NQK.shape[1]
-    top_ZN, sum_ZN, o_ZNK = (jnp.stack(x) for x in zip(*blocks, strict=True))
-    share_ZN = jnp.exp(top_ZN - jnp.max(top_ZN, axis=0))
-    o_NK = jnp.sum(share_ZN[..., None] * o_ZNK, axis=0) / jnp.sum(share_ZN * sum_ZN, axis=0)[:, None]
-    return o_NK.astype(q_BHK.dtype).reshape(B, H, K)
+
+def attention_branches(q_BRHK, k_ZNQK, v_ZNQK, seen_BRS):
+    """R queries per row, each against those slots of its row's cache that it sees: [B, R, H, K], anything for a query
+    that sees none. Blocks as of `attention_step`, S slots in all; of those behind the first, only what somebody sees is
+    read."""
+    B, R, H, K = q_BRHK.shape
+    q = jnp.swapaxes(q_BRHK, 1, 2).reshape(B * H, R, K)
+    one = R == 1  # XLA's CPU back end is slower at a product of one than without the axis
+    q = q[:, 0] if one else q
+
+    def part(first, k_NQK, v_NQK):
+        seen = jnp.repeat(seen_BRS[:, :, first : first + k_NQK.shape[1]], H, axis=0)
+        return _part(q, k_NQK, v_NQK, seen[:, 0] if one else seen, "n" if one else "nr")
+
+    o = _over_blocks(part, lambda first, Q: jnp.any(seen_BRS[:, :, first : first + Q]), q, k_ZNQK, v_ZNQK)
+    return jnp.swapaxes(o.reshape(B, H, R, K), 1, 2)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmlab.errors import UserError
-from lmlab.kernels.attention import attention_step
+from lmlab.kernels.attention import attention_branches, attention_step
 from lmlab.kernels.dispatch import attention
 from lmlab.kernels.elementwise import linear
 from lmlab.models.cache import put, take
@@ -135,6 +135,24 @@ class Attention(nn.Module):
         o_BHK = attention_step(q[:, 0], k_ZNQK, v_ZNQK, jnp.minimum(index_B + active_B, slots), row_N)
         index = put(cache["index"], index_B + 1, active_B, row_B)
         return self._out(o_BHK[:, None])[:, 0], {"k": k_ZNQK, "v": v_ZNQK, "index": index}
+
+    @nn.nowrap
+    def can_branch(self):
+        """Whether a slot holds the same position for good, as `branch` needs it."""
+        return self.window is None
+
+    def branch(self, x_ND, cache, leaves):
+        """`Leaves` of the trees in the cache: [N, D] -> ([N, D], cache)."""
+        H, (B, R, _) = self.n_heads, leaves.seen_BRS.shape
+        q_NHK, k_NHK, v_NHK = (x[:, 0] for x in self._qkv(x_ND[:, None], leaves.position_N[:, None]))
+        row_N, slot_N = (leaves.row_N[:, None] * H + jnp.arange(H)).reshape(-1), jnp.repeat(leaves.slot_N, H)
+        k_ZNQK = _write(cache["k"], k_NHK.reshape(len(row_N), -1), row_N, slot_N)
+        v_ZNQK = _write(cache["v"], v_NHK.reshape(len(row_N), -1), row_N, slot_N)
+        q_BRHK = jnp.zeros((B, R, *q_NHK.shape[1:]), q_NHK.dtype)
+        q_BRHK = q_BRHK.at[leaves.row_N, leaves.rank_N].set(q_NHK, mode="drop")
+        o_BRHK = attention_branches(q_BRHK, k_ZNQK, v_ZNQK, leaves.seen_BRS)
+        y_ND = self._out(o_BRHK[leaves.row_N, leaves.rank_N][:, None])[:, 0]
+        return y_ND, cache | {"k": k_ZNQK, "v": v_ZNQK}
 
     @nn.nowrap
     def emptied(self, cache, empty_B, row_B=None):

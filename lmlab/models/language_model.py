@@ -72,6 +72,12 @@ class LanguageModel(nn.Module):
         y_BD, cache = self.backbone.step(self.embed_tokens(tokens_B), tokens_B, cache, active_B, row_B)
         return self._logits(y_BD), cache
 
+    def branch(self, tokens_N, cache, leaves):
+        """Tokens that are `Leaves` of the trees in a cache that `prefill` filled: (logits_NV, cache). Of backbones that
+        `can_branch`."""
+        y_ND, cache = self.backbone.branch(self.embed_tokens(tokens_N), cache, leaves)
+        return self._logits(y_ND), cache
+
     @nn.nowrap
     def flops(self, length, ratios=()):
         """Forward FLOPs per token by part at sequence length `length` (tokens), chunks at `ratios` or as planned.

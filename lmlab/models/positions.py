@@ -56,6 +56,17 @@ class LearnedPositions(nn.Module):
         y_BD, stack = self.stack.step(x_BD, tokens_B, cache["stack"], active_B, row_B)
         return y_BD, {"position": put(cache["position"], at_B + 1, active_B, row_B), "stack": stack}
 
+    @nn.nowrap
+    def can_branch(self):
+        """As of the stack."""
+        return self.stack.can_branch()
+
+    def branch(self, x_ND, cache, leaves):
+        """`Leaves` of the trees in the caches: [N, D] -> ([N, D], caches)."""
+        x_ND = x_ND + self.table[jnp.minimum(leaves.position_N, self.length - 1)]
+        y_ND, stack = self.stack.branch(x_ND, cache["stack"], leaves)
+        return y_ND, cache | {"stack": stack}
+
     def emptied(self, cache, empty_B, row_B=None):
         """The caches, with nothing seen in the rows `empty_B`."""
         at_B = take(cache["position"], row_B)

@@ -68,6 +68,11 @@ class Block(nn.Module):
         mixed, cache = self.mixer.step(self.read(x_BD), cache, active_B, row_B)
         return self.add(x_BD, mixed), cache
 
+    def branch(self, x_ND, cache, leaves):
+        """New leaves of the trees in the cache."""
+        mixed, cache = self.mixer.branch(self.read(x_ND), cache, leaves)
+        return self.add(x_ND, mixed), cache
+
 
 class Blocks(nn.Module):
     """Blocks in sequence, and a norm behind the last if any: [B, L, D] -> [B, L, D], float32 residual stream.
@@ -111,6 +116,15 @@ class Blocks(nn.Module):
     def step(self, x_BD, tokens_B, cache, active_B, row_B=None, start_B=None):
         """One position for the active rows. `row_B`: rows of the cache that they are; None: all, in order."""
         return self._through(x_BD, lambda layer, x, cache: layer.step(x, cache, active_B, row_B), self.layers, cache)
+
+    @nn.nowrap
+    def can_branch(self):
+        """Whether there is `branch`: of attention without windows alone."""
+        return all(isinstance(block.mixer, Attention) and block.mixer.can_branch() for block in self.blocks())
+
+    def branch(self, x_ND, cache, leaves):
+        """`Leaves` of the trees in the caches: [N, D] -> ([N, D], caches)."""
+        return self._through(x_ND, lambda layer, x, cache: layer.branch(x, cache, leaves), self.layers, cache)
 
     def emptied(self, cache, empty_B, row_B=None):
         """The caches, with nothing seen in the rows `empty_B`."""

@@ -115,3 +115,24 @@ def test_a_step_over_an_empty_cache_is_finite():
     q, k, _, _ = inputs(4)
     cache = [jnp.zeros((B * H, 4, K))] * 2
     assert jnp.all(jnp.isfinite(kernels.attention_step(q[:, 0], cache, cache, jnp.zeros(B, jnp.int32))))
+
+
+def test_queries_of_branches_see_their_slots_alone():
+    """Several queries a row, each with slots of its own choice; blocks that nobody sees could hold anything."""
+    q, k, v, _ = inputs(12)
+    rng = np.random.default_rng(0)
+    seen_BRS = np.zeros((B, 3, 12), bool)
+    seen_BRS[:, :2, :8] = rng.random((B, 2, 8)) < 0.5
+    seen_BRS[:, :2, 3] = True  # the third query of each row sees nothing
+
+    def cache(x_BLHK):
+        x_NLK = jnp.swapaxes(x_BLHK, 1, 2).reshape(B * H, 12, K)
+        first, second, last = jnp.split(x_NLK, [3, 8], axis=1)
+        return [first, second, jnp.full_like(last, jnp.nan)]
+
+    o = jax.jit(kernels.attention_branches)(q[:, :3], cache(k), cache(v), seen_BRS)
+    scores = np.einsum("brhk,bshk->bhrs", q[:, :3], k) * K**-0.5
+    weights = np.exp(np.where(seen_BRS[:, None], scores, -np.inf))[:, :, :2]
+    expected = np.einsum("bhrs,bshk->brhk", weights / weights.sum(-1, keepdims=True), v)
+    np.testing.assert_allclose(o[:, :2], expected, atol=1e-6)
+    assert jnp.all(jnp.isfinite(o))
