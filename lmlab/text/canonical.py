@@ -3,7 +3,8 @@
 The encoding of a text is canonical, and so is everything that begins one: `Canonical` accepts exactly these sequences. A
 byte-pair encoder decides locally. Within a pre-token, neighbours must be such that no merge crosses (`lmlab.text.adjacency`);
 pre-tokens must end where the pre-tokenizer cuts, whose look ahead is a guess that later text must make good
-(`lmlab.text.pretokens`); and characters may be cut between tokens, while bytes that make no character stand alone.
+(`lmlab.text.pretokens`), and where a text is cut before (`lmlab.text.added_runs`); and characters may be cut between tokens,
+while bytes that make no character stand alone.
 `AnyTokens` accepts all sequences.
 
 A state is hashable. `start` is that of no token yet; `allowed(state)` is bool [V], EOS included where the text may end;
@@ -16,8 +17,9 @@ import json
 import numpy as np
 
 from lmlab.errors import UserError
-from lmlab.text.bpe import BPETokenizer
+from lmlab.text.added_runs import BetweenRuns, added_runs
 from lmlab.text.adjacency import Adjacency
+from lmlab.text.bpe import BPETokenizer
 from lmlab.text.bytes import ByteTokenizer
 from lmlab.text.cl100k import CL100K, DIGITS
 from lmlab.text.prefixes import Prefixes
@@ -151,6 +153,18 @@ class Words:
         return self.joined(place) and (bool(pending) or not self._pretokens.ended(mode))
 
 
+class WordsAndRuns(Words):
+    """`Words` of `BetweenRuns`, and the runs."""
+
+    def exits(self, place):
+        """Runs too, where the text between them may end."""
+        found = super().exits(place)
+        if self.joined(place) or not self.last(place):
+            return found
+        runs = self._pretokens.runs(BEGINS if place[0] == RAW else place[0])
+        return found | {token: frozenset([(mode, b"")]) for token, mode in runs.items()}
+
+
 class Pieces:
     """Of a SentencePiece vocabulary with byte fallback: pieces of whole characters, and bytes of what no piece spells.
     A place is what the last bytes must not become, unless no piece spells it. Everything is one pre-token.
@@ -207,7 +221,10 @@ class Canonical:
         tokens = [token if here else b"" for token, here in zip(tokens, reachable, strict=True)]
         tokens[tokenizer.bos] = tokens[tokenizer.eos] = b""
         grammar = _grammar(tokenizer)
-        self._words = Pieces(tokens, byte_ids, reachable) if grammar is Pieces else Words(tokens, byte_ids, grammar())
+        if grammar is Pieces:
+            self._words = Pieces(tokens, byte_ids, reachable)
+        else:
+            self._words = (WordsAndRuns if isinstance(grammar, BetweenRuns) else Words)(tokens, byte_ids, grammar)
         self._size, self._eos = tokenizer.vocab_size, tokenizer.eos
         self.start = (frozenset([self._words.start]), -1)
         self._alive, self._exits = functools.cache(self._alive), functools.cache(self._words.exits)
@@ -264,19 +281,22 @@ class Canonical:
 def _grammar(tokenizer):
     """How a tokenizer cuts text before its merges."""
     content = json.loads(tokenizer.definition)
-    if any(not token["special"] for token in content.get("added_tokens") or ()):
-        raise UserError("This tokenizer has added tokens that text is cut at first: its encodings are not known exactly.")
+    runs = added_runs(content.get("added_tokens"))
     if content["model"].get("byte_fallback"):
-        if content.get("pre_tokenizer"):
+        if content.get("pre_tokenizer") or runs:
             raise UserError("Of tokenizers with byte fallback, those that cut text into words are not known exactly.")
         return Pieces
-    part = content.get("pre_tokenizer")
+    grammar = _pretokens(content.get("pre_tokenizer"))
+    return BetweenRuns(grammar, runs) if runs else grammar
+
+
+def _pretokens(part):
     if part is None or (part["type"] == "ByteLevel" and not part.get("use_regex", True)):
-        return Unsplit
+        return Unsplit()
     if part["type"] == "ByteLevel":
-        return GPT2
+        return GPT2()
     if pattern := _cl100k(part):
-        return functools.partial(CL100K, pattern)
+        return CL100K(pattern)
     raise UserError("Exact encodings are known for GPT-2's and cl100k's pre-tokenizers and for none, not for this file's.")
 
 

@@ -101,6 +101,24 @@ def test_without_pre_tokenizer(bpe, alphabet):
     is_exact(unsplit(bpe), alphabet)
 
 
+def with_runs(tokenizer, **longest):
+    """`tokenizer` with added tokens of 2 to so many spaces or tabs, as NeoX has them."""
+    content, flags = json.loads(tokenizer.definition), dict.fromkeys(("single_word", "lstrip", "rstrip", "special"), False)
+    runs = [{"space": " ", "tab": "\t"}[name] * n for name, most in longest.items() for n in range(2, most + 1)]
+    first = len(content["model"]["vocab"])
+    added = [{"id": first + i, "content": run, "normalized": True, **flags} for i, run in enumerate(runs)]
+    return FileTokenizer(json.dumps(content | {"added_tokens": [*(content.get("added_tokens") or ()), *added]}))
+
+
+@pytest.mark.parametrize("base", [train_bpe, unsplit, like_cl100k], ids=["gpt2", "unsplit", "cl100k"])
+@pytest.mark.parametrize("alphabet", [b" a\n", b" \t!", b" '\xff", b" \xc3\xa9", b"se' \n"])
+def test_with_runs_that_are_cut_out_first(base, alphabet, bpe):
+    """Runs of two and three spaces, so that five of them are cut in two ways and six in one; or of two alone."""
+    tokenizer = bpe if base is train_bpe else base(bpe) if base is unsplit else base(GPT4)
+    is_exact(with_runs(tokenizer, space=3, tab=2), alphabet, length=5 if len(alphabet) == 3 else 3)
+    is_exact(with_runs(tokenizer, space=2), alphabet)
+
+
 @pytest.mark.parametrize("pattern", [GPT4, QWEN2], ids=["gpt4", "qwen2"])
 @pytest.mark.parametrize(
     "alphabet",
@@ -159,7 +177,10 @@ def test_accepts_every_encoding(bpe):
     holds_for_text(like_cl100k(QWEN2), hard_documents(1)[:60])
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama2/tokenizer.model", "tiktoken/cl100k_base.tiktoken"])
+PUBLISHED = ["gpt2", "llama2/tokenizer.model", "tiktoken/cl100k_base.tiktoken", "neox_rwkv/20B_tokenizer.json"]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_published_tokenizers(name):
     holds_for_text(TokenizerFile(str(data("tokenizers") / name)).read(), hard_documents()[:30])
 
@@ -197,11 +218,13 @@ def test_refuses_what_is_not_known(bpe):
     with pytest.raises(UserError, match="of a BPE and of bytes"):
         canonical(Words(SpaceWords(), 15).train([]))
     content = json.loads(bpe.definition)
-    token = {"id": 298, "content": "  ", "special": False}
+    token = {"id": len(content["model"]["vocab"]), "content": " a", "special": False}
     token |= dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     split = {"type": "Split", "pattern": {"Regex": "a"}, "behavior": "Isolated", "invert": False}
     for change, sentence in [
         ({"added_tokens": [token]}, "added tokens"),
+        ({"added_tokens": [token | {"content": "  ", "lstrip": True}]}, "added tokens"),
+        ({"added_tokens": [token | {"content": "   "}]}, "some length is missing"),
         ({"pre_tokenizer": split}, "for GPT-2's and cl100k's"),
         ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split]}}, "for GPT-2's and cl100k's"),
         ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": []}}, "for GPT-2's and cl100k's"),
