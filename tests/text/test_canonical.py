@@ -175,6 +175,7 @@ def test_accepts_every_encoding(bpe):
     holds_for_text(unsplit(bpe), hard_documents())
     holds_for_text(like_cl100k(GPT4), hard_documents()[:60])
     holds_for_text(like_cl100k(QWEN2), hard_documents(1)[:60])
+    holds_for_text(whole_first(bpe, range(0, 400, 3)), hard_documents(2)[:60])
 
 
 PUBLISHED = ["gpt2", "llama2/tokenizer.model", "tiktoken/cl100k_base.tiktoken", "neox_rwkv/20B_tokenizer.json"]
@@ -208,10 +209,26 @@ def test_bytes_have_but_one_encoding():
     assert automaton.allowed(automaton.start).sum() == 255 and not automaton.allowed(automaton.start)[254]
 
 
+def whole_first(tokenizer, without=()):
+    """`tokenizer` looking up whole words first, where it lacks every merge of these ranks."""
+    content = json.loads(tokenizer.definition)
+    merges = [merge for rank, merge in enumerate(content["model"]["merges"]) if rank not in without]
+    return FileTokenizer(json.dumps(content | {"model": content["model"] | {"ignore_merges": True, "merges": merges}}))
+
+
 def test_whole_words_first_changes_nothing_where_merges_make_all_words(bpe):
-    content = json.loads(bpe.definition)
-    same = FileTokenizer(json.dumps(content | {"model": content["model"] | {"ignore_merges": True}}))
-    is_exact(same, b"se' \n")
+    is_exact(whole_first(bpe), b"se' \n")
+
+
+@pytest.mark.parametrize("base", ["gpt2", "cl100k", "runs"])
+@pytest.mark.parametrize("alphabet", [b"re' \n", b"\xc3\xa9 a\xff", b"was ", b"13 \n"])
+def test_words_that_no_merges_make(base, alphabet, bpe):
+    """Every third merge is lacking, and with it all that later ones make of it."""
+    tokenizer = like_cl100k(GPT4) if base == "cl100k" else bpe
+    lacking = whole_first(tokenizer, range(0, 400, 3))
+    reachable = Adjacency(lacking.definition, lacking.vocab_size).reachable
+    assert 10 < sum(not reachable[t] for t in json.loads(lacking.definition)["model"]["vocab"].values())
+    is_exact(with_runs(lacking, space=3) if base == "runs" else lacking, alphabet, further=3 if len(alphabet) < 5 else 2)
 
 
 def test_refuses_what_is_not_known(bpe):
@@ -228,7 +245,6 @@ def test_refuses_what_is_not_known(bpe):
         ({"pre_tokenizer": split}, "for GPT-2's and cl100k's"),
         ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split]}}, "for GPT-2's and cl100k's"),
         ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": []}}, "for GPT-2's and cl100k's"),
-        ({"model": content["model"] | {"ignore_merges": True, "merges": content["model"]["merges"][:-1]}}, "whole words"),
     ]:
         with pytest.raises(UserError, match=sentence):
             canonical(FileTokenizer(json.dumps(content | change)))
