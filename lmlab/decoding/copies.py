@@ -10,10 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmlab.decoding import padding
 from lmlab.kernels.dispatch import compiled_for, mesh_of
-
-LENGTHS = 64  # cache lengths and prompts are multiples of this, so that few programs are compiled
-
 
 @lru_cache(maxsize=16)
 def _row_axes(model, length):
@@ -58,22 +56,13 @@ def _extend(model, mesh, length, in_place, params, pool, parent_N, row_N, token_
     return jax.nn.log_softmax(logits_NV), pool
 
 
-def padded(prompts):
-    """(int32 [B, L], their lengths int32 [B]): token ids of prompts, L a multiple of `LENGTHS`."""
-    counts = np.array([len(p) for p in prompts], np.int32)
-    tokens = np.zeros((len(prompts), -(-counts.max() // LENGTHS) * LENGTHS), np.int32)
-    for row, prompt in zip(tokens, prompts, strict=True):
-        row[: len(prompt)] = prompt
-    return tokens, counts
-
-
 class Copies:
     """See `lmlab.decoding.branches`: here a branch is a row of the pool."""
 
     def __init__(self, model, params, prompts, room):
         self._model, self._params, self._mesh = model, params, mesh_of(params)
-        tokens, counts = padded(prompts)
-        self._length = -(-(tokens.shape[1] + room) // LENGTHS) * LENGTHS
+        tokens, counts = padding.prompts(prompts)
+        self._length = padding.slots(tokens.shape[1] + room)
         self._rows, self.roots = 8 * len(prompts), range(len(prompts))
         self._free = list(range(self._rows - 1, len(prompts) - 1, -1))
         pool = model.init_cache(self._rows, self._length)
@@ -86,11 +75,11 @@ class Copies:
             self._grow(max(len(parents), self._rows))
         rows = list(parents) if in_place else [self._free.pop() for _ in parents]
         count = len(parents)
-        padded = 1 << (count - 1).bit_length() if count <= 8 else -(-count // 8) * 8  # few programs, few idle rows
-        arrays = np.zeros((3, padded), np.int32)
+        entries = padding.entries(count)
+        arrays = np.zeros((3, entries), np.int32)
         arrays[:, :count] = parents, rows, tokens
         log_probs, self._pool = _extend(
-            self._model, self._mesh, self._length, in_place, self._params, self._pool, *arrays, np.arange(padded) < count
+            self._model, self._mesh, self._length, in_place, self._params, self._pool, *arrays, np.arange(entries) < count
         )
         return rows, np.asarray(log_probs)[:count]
 

@@ -60,8 +60,8 @@ def model_law(model, params, length):
 
 
 def transitions(law, tokenizer, chain, length):
-    """Of every text of `length` symbols: (texts, P of the last symbol by the chain, by the tokens as they are prompted,
-    and corrected), float64 [texts] each."""
+    """Of every text of `length` symbols: (texts, P that the last symbol of the alphabet follows by the chain, by the
+    tokens as they are prompted, and corrected), float64 [texts] each."""
     symbols = [SYMBOLS[i : i + 1] for i in range(chain.tables()[0].shape[1])]
     texts = [b"".join(text) for text in itertools.product(symbols, repeat=length)]
     start = starts_with if tokenizer.merges is None else starts_with_by_covers

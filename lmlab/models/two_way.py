@@ -42,6 +42,10 @@ class TwoWay(Stack):
         attention = (self.d_model, self.n_heads, self.rotary_dim, None, out_std, self.rotary_base)
         return TwoWayAttention(*attention, longest=self.longest, parent=None)
 
+    def prefill(self, *_):
+        """UserError: it continues no text."""
+        raise UserError("A stack that sees both ways cannot continue a text.")
+
 
 class WithinWords(nn.Module):
     """A stack that sees one word: the symbol or BOS before it, and its bytes. Words of an encoder that masks.

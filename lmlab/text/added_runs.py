@@ -12,18 +12,22 @@ def added_runs(added_tokens):
     """{token: (character, its number, the largest number of this character)} of the added tokens that are not special.
 
     Raises:
-        UserError: they are not runs of 2 to some number of an ASCII character.
+        UserError: they are not runs of 2 to some number of an ASCII character that are all looked for at once, or they are in
+            the name of a special token, which is looked for with them.
     """
-    found = {}
+    found, flags = {}, set()
     for token in added_tokens or ():
         if not token["special"]:
             text, plain = token["content"], not any(token[side] for side in ("single_word", "lstrip", "rstrip"))
-            if not plain or len(text) < 2 or len(set(text)) > 1 or not text.isascii():
+            flags.add(token["normalized"])
+            if not plain or len(flags) > 1 or len(text) < 2 or len(set(text)) > 1 or not text.isascii():
                 raise UserError("This tokenizer has added tokens that text is cut at first: its encodings are not known exactly.")
             found.setdefault(text[0], {})[len(text)] = token["id"]
     for character, tokens in found.items():
         if sorted(tokens) != list(range(2, len(tokens) + 2)):
             raise UserError(f"Of the added runs of {character!r} some length is missing: encodings are not known exactly.")
+        if any(2 * character in token["content"] for token in added_tokens if token["special"]):
+            raise UserError(f"A special token has a run of {character!r}, as added tokens are: encodings are not known exactly.")
     return {token: (c, n, max(tokens)) for c, tokens in found.items() for n, token in tokens.items()}
 
 

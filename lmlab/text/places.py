@@ -1,6 +1,6 @@
 """Where a sequence of tokens may stand in a text, and which tokens lead from there where, but for merges that may cross.
 
-`exits(place)`: {token: places behind it}; `joined(place)`: whether the next token goes on with the pre-token, so that
+`exits(place)`: {token: places behind it, if any}; `joined(place)`: whether the next token goes on with the pre-token, so that
 merges must not cross; `last(place)`: whether the text may end; `open(place)`: whether something must yet come.
 """
 

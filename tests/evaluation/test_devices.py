@@ -47,6 +47,25 @@ np.testing.assert_array_equal(*out)
 print("equal")
 """
 
+BRANCHES = COMMON + """
+from lmlab.decoding.branches import branches_of
+from lmlab.decoding.tree import Tree
+from lmlab.models.build import transformer
+model = LanguageModel(64, transformer(2, 32, 64, n_heads=2))
+params = jax.jit(functools.partial(init, model))(jax.random.key(0))
+params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params)
+spread = jax.device_put(params, parameter_shardings(abstract_init(model), mesh))
+prompts = [np.array([1, 2]), np.array([3]), np.arange(4, 9)]
+trees = [branches_of(model, p, prompts, 8) for p in (spread, jax.device_put(params, jax.devices()[0]))]
+ends = [[tree.roots[0]] * 2 + [tree.roots[2]] for tree in trees]
+for step in range(70):  # more than there are slots for at first
+    (a, p), (b, q) = (tree.extend(e, [step % 9, step % 7, step % 5]) for tree, e in zip(trees, ends))
+    np.testing.assert_allclose(p, q, atol=1e-5)
+    ends = [a, b]
+assert all(isinstance(tree, Tree) and tree._slots > 128 for tree in trees)
+print("equal")
+"""
+
 FORMS = COMMON + """
 # As on several TPUs: without a mesh nobody knows how to split a Pallas kernel.
 dispatch._on_tpu = lambda: dispatch._mesh.get() is not None
@@ -108,6 +127,10 @@ def child(code, tmp_path):
 
 def test_an_evaluation_and_samples_over_eight_devices_equal_one(tmp_path):
     assert child(EQUAL, tmp_path).endswith("equal\n")
+
+
+def test_branches_over_eight_devices_equal_those_of_one(tmp_path):
+    assert child(BRANCHES, tmp_path).endswith("equal\n")
 
 
 def test_evaluation_and_generation_take_the_kernels_of_training(tmp_path):

@@ -170,6 +170,11 @@ def hard_documents(seed=0):
     return [b"".join(parts[i] for i in row) for row in chosen] + TRAINING[:2]
 
 
+def indented(counts=(23, 24, 25, 26, 48, 49, 50, 73)):
+    """Runs of spaces, shorter and longer than the longest of NeoX's."""
+    return [start + b" " * n + end for n in counts for start in (b"", b"a", b"\n", b"\xff") for end in (b"", b"a", b"\n", b"'s")]
+
+
 def test_accepts_every_encoding(bpe):
     holds_for_text(bpe, hard_documents())
     holds_for_text(unsplit(bpe), hard_documents())
@@ -183,7 +188,7 @@ PUBLISHED = ["gpt2", "llama2/tokenizer.model", "tiktoken/cl100k_base.tiktoken", 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_tokenizers(name):
-    holds_for_text(TokenizerFile(str(data("tokenizers") / name)).read(), hard_documents()[:30])
+    holds_for_text(TokenizerFile(str(data("tokenizers") / name)).read(), hard_documents()[:30] + indented())
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama2/tokenizer.model"])
@@ -242,6 +247,8 @@ def test_refuses_what_is_not_known(bpe):
         ({"added_tokens": [token]}, "added tokens"),
         ({"added_tokens": [token | {"content": "  ", "lstrip": True}]}, "added tokens"),
         ({"added_tokens": [token | {"content": "   "}]}, "some length is missing"),
+        ({"added_tokens": [token | {"content": "  "}, token | {"content": "   ", "normalized": True}]}, "added tokens"),
+        ({"added_tokens": [token | {"content": "  "}, token | {"content": "a  a", "special": True}]}, "special token"),
         ({"pre_tokenizer": split}, "for GPT-2's and cl100k's"),
         ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split]}}, "for GPT-2's and cl100k's"),
         ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": []}}, "for GPT-2's and cl100k's"),
