@@ -14,7 +14,8 @@ at the nominal bytes per token and per chunk below; the measured compression sta
 
 At paper scale the layouts are those of Table 1. The paper gives no betas, weight decay or clip; those here are of
 Gu & Dao (2024), whose protocol it names. Its LlamaByte (window 1024) counts 0.42 GFLOPs per byte only if one window's
-scores are divided by the whole sequence; counted per query it is 0.48, so that two layers less stand beside it as `llamabyte_matched`.
+scores are divided by the whole sequence; counted per query it is 0.48, so that two layers less stand beside it as
+`llamabyte_matched`.
 """
 
 import dataclasses
@@ -53,8 +54,8 @@ BYTES_PER_WORD = {"smoke": 8.4, "small": 8.4, "paper": 6.0}
 PER_CHUNK_1STAGE = {"paper": 4.8}
 PER_CHUNK_2STAGE = {"paper": 7.0**0.5}  # each; the paper gives only their product
 
-# Chunk slots over the planned number. Small: four rows that share theirs need up to 1.4 in most steps; the others take the
-# next branch and lose nothing. Smoke compiles once; at paper scale rows are long and so differ less.
+# Chunk slots over the planned number. Small: four rows that share theirs need up to 1.4 in most steps; the others take
+# the next branch and lose nothing. Smoke compiles once; at paper scale rows are long and so differ less.
 CAPACITY = {"smoke": 2.5, "small": (1.4, 2.5), "paper": 1.5}
 
 

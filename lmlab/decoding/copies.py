@@ -13,6 +13,7 @@ import numpy as np
 from lmlab.decoding import padding
 from lmlab.kernels.dispatch import compiled_for, mesh_of
 
+
 @lru_cache(maxsize=16)
 def _row_axes(model, length):
     """Per array of the cache: (axis of its rows, how many entries of it are one row)."""
