@@ -41,5 +41,8 @@ def resolve(args, seed=None):
 
 
 def changes_of(args):
-    """What makes these runs differ from the experiment's own."""
-    return [*args.set, *([os.path.abspath(args.corpus)] if args.corpus else [])]
+    """What makes these runs others than the experiment's own."""
+    from lmlab.training.directory import CHANGEABLE
+
+    changeable = tuple(path + end for path in CHANGEABLE for end in "=.")
+    return [*[text for text in args.set if not text.startswith(changeable)], *([os.path.abspath(args.corpus)] if args.corpus else [])]

@@ -9,20 +9,20 @@ import time
 
 from lmlab import config
 from lmlab.errors import UserError
-from lmlab.training.spikes import Spikes
 
 RUN, DATA, TOKENIZER, COMMITS, TOKEN = "run.json", "data.json", "tokenizer.json", "commits.txt", "token"
+# Fields of a run that say how and where it is computed and what is kept of it, not what it is: another call may change
+# them, as when it goes on with fewer devices, or after a batch that halted it.
+CHANGEABLE = ("mesh", "accumulate", "remat", "keep_last", "keep_every", "spikes.policy", "spikes.patience")
 
 
 def check(run, directory):
-    """UserError if `directory` holds another run, or something that is none; True if it holds this one.
-
-    Another policy for loss spikes makes no other run: a run that halted may go on with one that skips.
-    """
+    """UserError if `directory` holds another run, or something that is none; True if it holds this one, which may differ
+    in what is `CHANGEABLE`."""
     path = os.path.join(directory, RUN)
     if os.path.exists(path):
-        if _identity(config.load_json(path)) != _identity(config.to_json(run)):
-            raise UserError(f"{directory} holds another run: choose another directory with --dir, or delete it.")
+        if _identity(_held(path)) != _identity(config.to_json(run)):
+            raise UserError(f"{directory} holds another run: choose another directory with --dir.")
         return True
     if os.path.lexists(directory) and not os.path.isdir(directory):
         raise UserError(f"{directory} is a file, not a run directory.")
@@ -111,11 +111,24 @@ def write(path, text):
     os.replace(path + ".new", path)
 
 
+def _held(path):
+    """run.json as this version of lmlab writes it: fields that came later are as by default."""
+    data = config.load_json(path)
+    try:
+        return config.to_json(config.from_json(data))
+    except (UserError, TypeError):  # it names classes that are not lmlab's, or are no longer
+        return data
+
+
 def _identity(data):
-    """A run's JSON without what happens after a loss spike; runs of before there was such a policy had the default."""
+    """A run's JSON without what is `CHANGEABLE`."""
     if not isinstance(data, dict):
         return data
-    return {**data, "spikes": config.to_json(Spikes()) | data.get("spikes", {}) | {"policy": None, "patience": None}}
+    data = {name: dict(value) if isinstance(value, dict) else value for name, value in data.items()}
+    for path in CHANGEABLE:
+        parent, _, name = path.rpartition(".")
+        (data.get(parent, {}) if parent else data).pop(name, None)
+    return data
 
 
 def commit():

@@ -1,13 +1,16 @@
-"""Training steps whose rows and positions are split over eight devices equal those of one. Runs in the child process of
-test_sharding.py."""
+"""Training steps whose rows and positions are split over eight devices equal those of one, and a run goes on where they
+are split otherwise. Runs in the child process of test_sharding.py."""
 
 import dataclasses
+import os
 import re
+import signal
 
 import jax
 import numpy as np
 import pytest
 
+from lmlab.errors import Stopped
 from lmlab.kernels import dispatch
 from lmlab.kernels.hlo import read
 from lmlab.models.build import hierarchy
@@ -138,3 +141,21 @@ def test_a_mamba_step_gathers_nothing(tmp_path):
     assert 0 < collectives["collective-permute f32"][1] < part, collectives
     weights = 4 * sum(v.size for v in jax.tree.leaves(state.params))
     assert collectives["all-reduce f32"][1] < 2.1 * weights, collectives  # over data and over sequence
+
+
+def test_a_run_goes_on_where_parameters_are_split_otherwise(tmp_path, monkeypatch):
+    monkeypatch.setenv("LMLAB_CACHE", str(tmp_path / "cache"))
+    run, path = tiny.plain(tmp_path), tmp_path / "moved"
+    params, _ = loop.train(run, tmp_path / "whole")
+
+    def stop(step, values):
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        loop.train(dataclasses.replace(run, mesh=Mesh(data=2, fsdp=4)), path, stop)
+    assert 4 <= read_lines(path)[-1]["step"] < run.steps
+    moved, _ = loop.train(dataclasses.replace(run, mesh=Mesh(data=1, fsdp=2, tensor=4), accumulate=2), path)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-4), params, moved)
+    of = lambda folder: [line["loss"] for line in read_lines(folder) if line["kind"] == "train"]  # noqa: E731
+    np.testing.assert_allclose(of(path), of(tmp_path / "whole"), rtol=1e-4)

@@ -1,5 +1,8 @@
 """A run directory pins its data, has one writer, remembers its commits, and reading it changes nothing."""
 
+import argparse
+import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -7,9 +10,13 @@ import time
 
 import pytest
 
+from lmlab import config
+from lmlab.commands.common import changes_of
 from lmlab.data.bake import bake
 from lmlab.errors import UserError
 from lmlab.training import checkpoints, directory
+from lmlab.training.sharding import Mesh
+from lmlab.training.spikes import Spikes
 from tests.training import tiny
 
 
@@ -48,6 +55,45 @@ def test_commits_are_added_once(run, tmp_path, monkeypatch):
         with directory.claimed(run, tmp_path / "run"):
             pass
     assert directory.commits(tmp_path / "run") == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [dict(mesh=Mesh(fsdp=2)), dict(accumulate=2), dict(remat=True), dict(keep_last=3), dict(keep_every=8),
+     dict(spikes=Spikes("skip"))],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_a_run_may_go_on_with_another(run, tmp_path, change):
+    with directory.claimed(run, tmp_path / "run"):
+        pass
+    changed = dataclasses.replace(run, **change)
+    with directory.claimed(changed, tmp_path / "run"):
+        pass
+    assert config.from_json(config.load_json(str(tmp_path / "run" / "run.json"))) == changed
+    for other in (dict(seed=1), dict(length=16), dict(spikes=Spikes(sigmas=6.0))):
+        with pytest.raises(UserError, match="holds another run"):
+            directory.check(dataclasses.replace(run, **other), tmp_path / "run")
+
+
+def test_a_run_of_before_a_field_came_goes_on(run, tmp_path):
+    with directory.claimed(run, tmp_path / "run"):
+        pass
+    path = tmp_path / "run" / "run.json"
+    data = json.loads(path.read_text())
+    del data["remat"], data["spikes"], data["mesh"]["sequence"], data["model"]["tied"]
+    path.write_text(json.dumps(data))
+    assert directory.check(run, tmp_path / "run")
+    data["model"]["class"] = "lmlab.models.gone:Gone"
+    path.write_text(json.dumps(data))
+    with pytest.raises(UserError, match="holds another run"):
+        directory.check(run, tmp_path / "run")
+
+
+def test_what_may_change_names_no_other_directory():
+    args = argparse.Namespace(
+        set=["mesh.fsdp=2", "remat=True", "spikes.policy=skip", "spikes.sigmas=6", "steps=20"], corpus=None
+    )
+    assert changes_of(args) == ["spikes.sigmas=6", "steps=20"]
 
 
 def test_a_claim_that_was_killed_can_be_made_again(run, tmp_path):
