@@ -23,7 +23,7 @@ weights, as the authors do, that `lmlab convert llama .. --tokenizer FILE` has r
 
 import dataclasses
 
-from lmlab.comparison import Setup
+from lmlab.comparison import Setup, quarters
 from lmlab.data.corpora import StandardLibrary
 from lmlab.experiment import Arm, Column, Experiment, Paper, Table
 from lmlab.models.build import hierarchy, transformer
@@ -85,7 +85,7 @@ def student(scale, tokenizer, objective, model=None, multipliers=(1.0,)):
     objective = dataclasses.replace(objective, teacher=teacher(scale))
     steps = STEPS[scale]
     run = SETUPS[scale].run(model, multipliers, beside(scale, tokenizer), objective=objective)
-    return dataclasses.replace(run, steps=steps, evaluate_every=steps // 4, checkpoint_every=steps // 4)
+    return dataclasses.replace(run, **quarters(steps))
 
 
 def untrained(scale, tokenizer):

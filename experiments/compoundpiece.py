@@ -23,6 +23,7 @@ word's own next letter.
 
 import dataclasses
 
+from lmlab.comparison import LOST
 from lmlab.data.compounds import Compounds, Hyphenated
 from lmlab.data.corpora import StandardLibrary
 from lmlab.data.hyphens import Dehyphenated
@@ -76,7 +77,7 @@ def stage(scale, corpus, steps):
         corruption=Dehyphenated(),
         evaluators=(BitsPerByte("test"), Decompounding(TRIALS[scale])),
         evaluate_every=steps // 2,
-        checkpoint_every=steps // 2,
+        checkpoint_every=min(steps // 2, LOST),
         precision="bfloat16" if scale == "paper" else "float32",
     )
 

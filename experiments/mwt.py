@@ -23,7 +23,7 @@ model is of GPT-2's size, which is chosen here.
 
 import dataclasses
 
-from lmlab.comparison import PROSE_SETUPS, Setup
+from lmlab.comparison import PROSE_SETUPS, Setup, quarters
 from lmlab.data.library_parts import LibraryPart
 from lmlab.evaluation.vocabulary import Compression
 from lmlab.experiment import Arm, Column, Experiment, Paper, Table
@@ -85,7 +85,7 @@ def extended(method, trained=True):
             return setup.untrained(own, tokenizer, objective=objective)
         steps = STEPS[scale]
         made = setup.run(own, tokenizer=tokenizer, objective=objective)
-        return dataclasses.replace(made, steps=steps, evaluate_every=steps // 4, checkpoint_every=steps // 4)
+        return dataclasses.replace(made, **quarters(steps))
 
     return run
 

@@ -23,7 +23,7 @@ known when its first byte is; the task is the text itself in place of inference 
 
 import dataclasses
 
-from lmlab.comparison import Setup
+from lmlab.comparison import Setup, quarters
 from lmlab.data.foreign_tokenizer import TrainedOn
 from lmlab.data.languages import Languages, UniqueWords
 from lmlab.evaluation.tagging import Tagging
@@ -104,9 +104,7 @@ def tagger(scale):
         tokenizer=TrainedOn(run.tokenizer, TEXTS[scale]),
         optimizer=dataclasses.replace(run.optimizer, weight_decay=0.0),
         evaluators=(Tagging("test"),),
-        steps=STEPS[scale],
-        evaluate_every=STEPS[scale] // 4,
-        checkpoint_every=STEPS[scale] // 4,
+        **quarters(STEPS[scale]),
     )
 
 

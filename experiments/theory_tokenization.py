@@ -26,6 +26,7 @@ import math
 import pathlib
 import sys
 
+from lmlab.comparison import LOST
 from lmlab.data.markov import SwitchingChain
 from lmlab.evaluation.bits_per_byte import BitsPerByte
 from lmlab.evaluation.chains import AgainstChain, token_unigram_nats
@@ -85,7 +86,7 @@ def learned(order, size, learned="pairs", encoded="merges", backbone=rotary):
             length=length,
             evaluators=(BitsPerByte("test"), AgainstChain(chain)),
             evaluate_every=steps // 20 * 2 if scale == "smoke" else steps // 20,
-            checkpoint_every=steps // 2,
+            checkpoint_every=min(steps // 2, LOST),
             log_every=steps // 20 * 2 if scale == "smoke" else 10,
         )
 

@@ -24,7 +24,7 @@ At paper scale the host is GPT-2's shape.
 
 import dataclasses
 
-from lmlab.comparison import PROSE_SETUPS, Setup
+from lmlab.comparison import PROSE_SETUPS, Setup, quarters
 from lmlab.data.library_parts import LibraryPart
 from lmlab.data.spelled_words import SpelledWords
 from lmlab.evaluation.after_words import AfterWords
@@ -82,7 +82,7 @@ def continued(scale):
 
 def of_steps(run, steps):
     """The run, of so many steps."""
-    return dataclasses.replace(run, steps=steps, evaluate_every=steps // 4, checkpoint_every=steps // 4)
+    return dataclasses.replace(run, **quarters(steps))
 
 
 def spelled(scale, objective, chance=1.0, trains=True):

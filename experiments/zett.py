@@ -23,7 +23,7 @@ tokenizer there takes about 0.7 s of one core, for each step.
 
 import dataclasses
 
-from lmlab.comparison import HYPERNETWORKS, Setup
+from lmlab.comparison import HYPERNETWORKS, Setup, quarters
 from lmlab.data.corpora import StandardLibrary
 from lmlab.experiment import Arm, Column, Experiment, Paper, Table
 from lmlab.models.build import transformer
@@ -82,7 +82,7 @@ def under_new(scale, objective, further=False):
     run, steps = setup.run(started[0], tokenizer=started[1], objective=objective), FURTHER[scale]
     rate = run.optimizer.learning_rate / (100 if scale == "paper" else 3)
     slower = dataclasses.replace(run.optimizer, learning_rate=rate)
-    return dataclasses.replace(run, optimizer=slower, steps=steps, evaluate_every=steps // 4, checkpoint_every=steps // 4)
+    return dataclasses.replace(run, optimizer=slower, **quarters(steps))
 
 
 def heuristic(method, further=False):

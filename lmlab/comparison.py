@@ -16,6 +16,13 @@ from lmlab.text.sampled import Sampler
 from lmlab.training.optimizers import WSD, AdamW
 from lmlab.training.run import Run
 
+LOST = 1000  # steps that a preemption or a rollback may cost at most
+
+
+def quarters(steps):
+    """Fields of a Run of `steps` steps, a multiple of 40: it is evaluated at each quarter, and saved there or sooner."""
+    return {"steps": steps, "evaluate_every": steps // 4, "checkpoint_every": min(steps // 4, LOST)}
+
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
@@ -34,19 +41,16 @@ class Setup:
     def run(self, model, multipliers=(1.0,), tokenizer=ByteTokenizer(), evaluators=(), **changes):
         """The Run of one arm: AdamW under WSD (H-Net, arXiv 2507.07955, section 3), bits per byte and robustness, and
         what else a paper looks at. `changes`: further fields of the Run."""
-        steps = max(40, self.train_bytes // self.batch_bytes // 40 * 40)  # quarters are multiples of log_every
         run = Run(
             model=model,
             corpus=self.corpus,
             tokenizer=tokenizer,
             optimizer=AdamW(self.learning_rate, WSD(0.1, 0.2), stage_multipliers=multipliers),
-            steps=steps,
             batch_size=self.batch_bytes // self.length,
             length=self.tokens if isinstance(tokenizer, BPE) else round(self.length / tokenizer.bytes_per_token),
             evaluators=(BitsPerByte("test"), Robustness("test", self.robustness_bytes), *evaluators),
-            evaluate_every=steps // 4,
-            checkpoint_every=steps // 4,
             precision=self.precision,
+            **quarters(max(40, self.train_bytes // self.batch_bytes // 40 * 40)),
         )
         return dataclasses.replace(run, **changes)
 
@@ -100,11 +104,9 @@ class HypernetworkSetup:
             objective=PredictRows(teacher=base, warm_up=self.warm_up),
             optimizer=AdamW(self.learning_rate, WSD(0.1, 0.2), weight_decay=0.01, clip=self.clip),
             evaluators=evaluators,
-            steps=self.steps,
             batch_size=self.rows,
             length=self.length,
-            evaluate_every=self.steps // 4,
-            checkpoint_every=self.steps // 4,
+            **quarters(self.steps),
         )
 
 

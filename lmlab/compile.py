@@ -222,14 +222,21 @@ def not_compiled(name, topology, why):
     return f"| {name} | {topology} | not compiled: {why} | | | | | | |"
 
 
+def require_table(path):
+    """The text of a file before the table under `HEADER`, and of the table and behind it; UserError if it has none."""
+    path = pathlib.Path(path)
+    before, found, rest = (path.read_text() if path.exists() else "").partition(HEADER + "\n")
+    if not found:
+        raise UserError(f"{path} has no table of compiled arms: no line starts with {HEADER.partition(' mesh')[0]!r}.")
+    return before, rest
+
+
 def put_row(path, line):
     """Write `line` into the table under `HEADER` in the file at `path`, in place of that arm's row if it has one.
 
     UserError if there is no such table."""
     path = pathlib.Path(path)
-    before, found, rest = (path.read_text() if path.exists() else "").partition(HEADER + "\n")
-    if not found:
-        raise UserError(f"{path} has no table of compiled arms: no line starts with {HEADER.partition(' mesh')[0]!r}.")
+    before, rest = require_table(path)
     rows, gap, after = rest.partition("\n\n")
     rows = {row.split(" | ")[0]: row for row in [*rows.strip("\n").splitlines(), line] if row}
-    path.write_text(before + found + "\n".join(rows.values()) + (gap + after or "\n"))
+    path.write_text(before + HEADER + "\n" + "\n".join(rows.values()) + (gap + after or "\n"))

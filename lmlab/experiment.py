@@ -113,7 +113,24 @@ class Experiment:
             run = run.reading(corpus)
         if seed is not None:
             run = run.seeded(seed)
-        return config.override(run, overrides)
+        run = config.override(run, overrides)
+        if isinstance(run, Run) and any(text.startswith("model.") for text in overrides):
+            _require_buildable(run, overrides)
+        return run
+
+
+def _require_buildable(run, overrides):
+    """UserError if settings that each fit their field make no model: a width that heads do not divide, for one."""
+    from lmlab.models.language_model import abstract_init
+
+    try:
+        abstract_init(run.model)
+        run.flops()
+    except UserError:
+        raise
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise UserError(f"No model can be built with {', '.join(overrides)}: {reason}.") from error
 
 
 def _nearest(word, known):

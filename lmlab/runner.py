@@ -43,14 +43,23 @@ def run_arm(run, directory, arm, on_metrics=lambda step, values: None, profile=N
     from lmlab.training.watchdog import Watchdog
 
     path = os.path.join(directory, "result.json")
-    (finished,) = processes.from_first(bool(processes.first(lambda: check(run, directory) and os.path.exists(path))))
+    with Watchdog("the processes to look for a result"):
+        there = processes.first(lambda: check(run, directory) and os.path.exists(path))
+        (finished,) = processes.from_first(bool(there))
     if finished:
         Profile(profile, directory, run.steps)  # says that nothing is traced
         return processes.first(lambda: config.load_json(path))
     params, data = train(run, directory, on_metrics, profile)
     params, metrics = compute_copy(params, run.precision), {}
-    with StopSignal(), Watchdog() as watch:
-        data = dataclasses.replace(data, check=lambda: watch.wait_for("a batch of the last evaluation"))
+    with StopSignal() as stop, Watchdog() as watch:
+        if processes.several():
+            stop.defer(processes.anywhere())  # else the others would wait for one that has stopped
+
+        def between_batches():
+            watch.wait_for("a batch of the last evaluation")
+            stop.check()
+
+        data = dataclasses.replace(data, check=between_batches)
         for evaluator in run.evaluators:
             metrics |= evaluator(run.model, params, data)
         params = processes.gather(params)

@@ -3,7 +3,8 @@ set -euo pipefail
 usage() {
   cat <<'END'
 stop.sh [SETTINGS]
-Ask the training on every host to save and end, and kill it where it has not after two minutes. The slice stays.
+Ask the training on every host to save and end, and kill it where it has not after two minutes. The slice stays; a
+watch.sh waits for start.sh.
 Needs --name, --project and --zone.
 END
 }

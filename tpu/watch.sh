@@ -5,7 +5,8 @@ usage() {
 watch.sh [SETTINGS] PAPER/ARM [ARGUMENTS OF lmlab train]
 Keep one training going until it ends. Every --every seconds it looks at the slice: PREEMPTED, TERMINATED, SUSPENDED or
 FAILED is deleted, created again, installed and started; hosts without a run are started. Training resumes from the
-checkpoints in the --bucket, or from --results, which is fetched every half hour and sent to the new slice.
+checkpoints in the --bucket, or from --results, which is fetched every half hour and sent to the new slice. After a
+stop.sh it waits for a start.sh.
 Ends with 0 when training has ended well; with 2 when training refuses to go on (bad arguments, a loss that is not
 finite); and with the status of what failed when three looks in a row fail or training ends three times in an hour.
 Needs what create.sh, install.sh and start.sh need, and --bucket or --results.
@@ -19,7 +20,7 @@ need name project zone type runtime repository commit
 [[ -n $LMLAB_TPU_BUCKET$LMLAB_TPU_RESULTS ]] ||
   fail 2 "Missing --bucket or --results: a preempted slice loses its disks, and training would begin again."
 
-finished='' deleted='' fetched=0 started=0 crashes=0 supposed=lost
+finished='' deleted='' restarting='' fetched=0 started=0 crashes=0 supposed=lost
 
 fetch() {
   [[ -z $LMLAB_TPU_BUCKET && -n $LMLAB_TPU_RESULTS ]] || return 0
@@ -29,7 +30,12 @@ fetch() {
 
 start() {
   "$here/start.sh" "${rest[@]}" || return
-  started=$SECONDS
+  restarting='' started=$SECONDS
+}
+
+restart() {
+  restarting=1
+  "$here/stop.sh" && start
 }
 
 create() {
@@ -70,7 +76,7 @@ round() {
     idle)
       say "Nothing was started on $LMLAB_TPU_NAME since its hosts came up; starting."
       # The other hosts may still run, and wait for this one.
-      "$here/stop.sh" && start
+      restart
       ;;
     "ended 0" | "ended 2")
       finished=${answer##* }
@@ -82,7 +88,14 @@ round() {
       ((crashes < 3)) || fail "${answer##* }" "Training ended three times within an hour: log.sh shows the last lines."
       say "Training on $LMLAB_TPU_NAME has ${answer##*$'\n'}; starting again."
       # The other hosts may still hang in a collective, and hold their chips.
-      "$here/stop.sh" && start
+      restart
+      ;;
+    stopped)
+      if [[ -n $restarting ]]; then # by us, and the start did not get through
+        start
+        return
+      fi
+      say "Training on $LMLAB_TPU_NAME was stopped by stop.sh; waiting for start.sh."
       ;;
     *)
       say "The first host of $LMLAB_TPU_NAME answered '$answer'."

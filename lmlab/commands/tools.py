@@ -53,11 +53,13 @@ def data(args):
 def compile_step(args):
     """`lmlab compile PAPER[/ARM] | --all`."""
     from lmlab import experiment
-    from lmlab.compile import DEFAULTS, check_target, default_topology, fit, not_compiled, put_row, row
+    from lmlab.compile import DEFAULTS, check_target, default_topology, fit, not_compiled, put_row, require_table, row
 
     if bool(args.name) == args.all:
         raise UserError("Name a paper or paper/arm to compile, or say --all.")
     table = args.table or ("tpu/README.md" if args.all else None)
+    if table:
+        require_table(table)
     check_target(args.topology or DEFAULTS[0], args.slices)
     papers = experiment.names() if args.all else [args.name]
     if args.all and not (papers := [p for p in papers if args.scale in experiment.load(p).scales]):
@@ -73,14 +75,15 @@ def compile_step(args):
             continue
         topology = args.topology or default_topology(run, args.slices)
         print(f"{path} at {args.scale}", flush=True)
+        name = path if args.scale == "paper" else f"{path} at {args.scale}"
         try:
-            line = row(path, *fit(run, topology, args.slices, quick=args.quick))
+            line = row(name, *fit(run, topology, args.slices, quick=args.quick))
         except UserError as failure:
             if len(arms) == 1 or not (args.all or isinstance(failure, Interrupted)):
                 raise
             print(failure, flush=True)
             failed += 1
-            line = not_compiled(path, topology, failure)
+            line = not_compiled(name, topology, failure)
         if table:
             put_row(table, line)
     if failed:

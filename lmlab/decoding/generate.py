@@ -51,8 +51,8 @@ def _advance(model, mesh, params, state, count, sampling):
 
 
 def _prepare(prompts, new_tokens, eos, key, temperature, top_p):
-    if new_tokens < 1 or min(len(p) for p in prompts) < 1:
-        raise UserError("Generation needs at least one new token and prompts of at least one token.")
+    if new_tokens < 1 or min((len(p) for p in prompts), default=0) < 1:
+        raise UserError("Generation needs at least one new token, and a prompt or more of at least one token.")
     lengths = np.array([len(p) for p in prompts], np.int32)
     padded = np.zeros((len(prompts), int(-(-lengths.max() // 32) * 32)), np.int32)
     for row, prompt in zip(padded, prompts, strict=True):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln
 
+from lmlab.errors import UserError
 from lmlab.kernels.dispatch import shift_right
 from lmlab.kernels.elementwise import linear
 from lmlab.models.chunkers import AtTokens, Routing, segment_starts
@@ -133,6 +134,11 @@ class GumbelBoundaries(BoundaryPredictor):
     prior: float = 0.2
     temperature: float = 0.5
 
+    def __post_init__(self):
+        if not all(0 < rate < 1 for rate in self.rates):
+            raise UserError(f"A prior of boundaries lies between 0 and 1, not {' and '.join(map(str, self.rates))}.")
+        super().__post_init__()
+
     @property
     def rates(self):
         """The prior."""
@@ -192,6 +198,11 @@ class ScriptBoundaries(GumbelBoundaries):
     """
 
     priors: tuple[float, ...] = (0.2, 0.1, 0.08)  # of the released configuration
+
+    def __post_init__(self):
+        if len(self.priors) != len(SCRIPTS):
+            raise UserError(f"There is a prior for each of {', '.join(SCRIPTS)}, not {len(self.priors)}.")
+        super().__post_init__()
 
     @property
     def rates(self):

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lmlab.errors import UserError
 from lmlab.kernels.dispatch import shift_right
 from lmlab.kernels.elementwise import linear
 from lmlab.models.layers import normal, parameter
@@ -33,6 +34,12 @@ def _identity(key, shape, dtype):
     return jnp.eye(shape[0], dtype=dtype)
 
 
+def require_target(target):
+    """UserError unless chunks can be of `target` positions on average: the ratio loss divides by target - 1."""
+    if not target > 1:
+        raise UserError(f"A learned chunk has more than one position on average, not {target}.")
+
+
 class LearnedChunker(nn.Module):
     """H-Net's routing module (arXiv 2507.07955, eq. 4) with its ratio loss (eq. 10).
 
@@ -46,6 +53,10 @@ class LearnedChunker(nn.Module):
     target: float = 6.0
     ratio_weight: float = 0.03
     achieved: float | None = None
+
+    def __post_init__(self):
+        require_target(self.target)
+        super().__post_init__()
 
     @property
     def positions_per_chunk(self):
@@ -101,6 +112,10 @@ class LinearChunker(nn.Module):
     d_model: int
     target: float = 6.0
     ratio_weight: float = 0.03
+
+    def __post_init__(self):
+        require_target(self.target)
+        super().__post_init__()
 
     @property
     def positions_per_chunk(self):

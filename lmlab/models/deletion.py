@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lmlab.errors import UserError
 from lmlab.kernels.compaction import compact
 from lmlab.kernels.dispatch import gather
 from lmlab.models.chunkers import spacelike
@@ -115,6 +116,11 @@ class DeletingEncoder(Encoder):
     before: int = 3
     hard: bool = False
     capacity: float | None = None
+
+    def __post_init__(self):
+        if not 0 <= self.before <= self.layers:
+            raise UserError(f"The gate stands behind 0 to {self.layers} of {self.layers} blocks, not {self.before}.")
+        super().__post_init__()
 
     @nn.nowrap
     def slots(self, positions):

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lmlab.errors import UserError
 from lmlab.kernels.dispatch import compact, gather, rows_share, rows_to_join, sharing, slot_unit, spread
 from lmlab.kernels.shared_rows import Sharing, join, joined_ids, row_counts
 from lmlab.models.cache import put, take
@@ -67,6 +68,15 @@ class Hierarchy(nn.Module):
     decoder: nn.Module
     capacity: float | tuple[float, ...] | None = None
 
+    def __post_init__(self):
+        if self.capacity is not None and not all(c > 0 for c in self._capacities()):
+            raise UserError(f"A hierarchy's capacity is above 0, not {self.capacity}.")
+        super().__post_init__()
+
+    @nn.nowrap
+    def _capacities(self):
+        return self.capacity if isinstance(self.capacity, tuple) else (self.capacity,)
+
     @property
     def d_model(self):
         """Width at the positions of this stage."""
@@ -91,9 +101,8 @@ class Hierarchy(nn.Module):
         """
         if self.capacity is None:
             return (length,)
-        factors = self.capacity if isinstance(self.capacity, tuple) else (self.capacity,)
         chunks, unit = (nominal or length) / self.chunker.positions_per_chunk, slot_unit()
-        counts = [min(length, -(-math.ceil(chunks * factor) // unit) * unit) for factor in factors]
+        counts = [min(length, -(-math.ceil(chunks * c) // unit) * unit) for c in self._capacities()]
         return tuple(sorted({*counts, length} if isinstance(self.capacity, tuple) else counts))
 
     def _loses_nothing(self):

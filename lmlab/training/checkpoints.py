@@ -201,13 +201,8 @@ def set_aside(directory):
 
 
 def readable_step(directory):
-    """(step to read, or None; sentences about later ones that cannot be read). Changes nothing.
-
-    Where no checkpoint at all has a seal, they are older than seals, and the newest is taken as it is.
-    """
+    """(step to read, or None; sentences about later ones that are not whole). Changes nothing."""
     whole, flaws = newest_whole(directory)
-    if whole is None and set(flaws.values()) == {seals.UNFINISHED}:
-        return max(flaws), []
     return whole, [f"The checkpoint of step {s} in {directory} {reason}." for s, reason in flaws.items()]
 
 

@@ -10,6 +10,7 @@ import os
 import time
 
 from lmlab.training.clock import PHASES, STEPS
+from lmlab.training.writer import whole_lines
 
 FILE = "times.jsonl"
 
@@ -43,7 +44,7 @@ def goodput(directory):
     those undone by a kill or a rollback), down (from a process' last line to the next one's start, with what was done
     after that line), and the other phases of all processes. Times are the machine's, which must not be set back.
     """
-    lines = _read(directory)
+    lines = _lines(directory)
     if not lines:
         return {}
     seconds = dict.fromkeys(("kept", "again", *(p for p in PHASES if p not in STEPS), "down"), 0.0)
@@ -72,7 +73,7 @@ def goodput(directory):
 
 def planned_bytes(directory):
     """Memory of a device that a step was planned with when it was last compiled, or None."""
-    lines = [line for line in _read(directory) if line["kind"] == "compiled"]
+    lines = [line for line in _lines(directory) if line["kind"] == "compiled"]
     return lines[-1]["peak_bytes"] if lines else None
 
 
@@ -80,14 +81,5 @@ def _began(line):
     return line["time"] - sum(line["seconds"].values())
 
 
-def _read(directory):
-    """The whole lines; a kill may tear one."""
-    path, lines = os.path.join(directory, FILE), []
-    if os.path.exists(path):
-        with open(path, encoding="utf-8") as f:
-            for text in f:
-                try:
-                    lines.append(json.loads(text))
-                except ValueError:
-                    continue
-    return lines
+def _lines(directory):
+    return [line for _, line in whole_lines(os.path.join(directory, FILE))]

@@ -31,7 +31,7 @@ from lmlab.training.signals import StopSignal
 from lmlab.training.spikes import Refused
 from lmlab.training.step import make_init, make_step, peak_bytes
 from lmlab.training.totals import Totals
-from lmlab.training.watchdog import Watchdog
+from lmlab.training.watchdog import BAKING, Watchdog
 from lmlab.training.writer import MetricsWriter, last_line
 
 
@@ -53,17 +53,19 @@ def train(run, directory, on_metrics=lambda step, values: None, profile=None):
     before = precursors.trained(run, directory, train)
     clock = Clock()
     with StopSignal() as stop, contextlib.ExitStack() as stack:
+        watch = stack.enter_context(Watchdog("the processes to look at the run directory"))
         processes.first(lambda: check(run, directory))
+        watch.wait_for("the corpus to be baked", BAKING)
         # The others find what the first has baked, or bake a copy of their own where they share no file system.
         processes.first(lambda: bake(run.corpus, run.tokenizer))
         baked = processes.everywhere(lambda: bake(run.corpus, run.tokenizer))
         for split in {"train", "validation"} | {e.split for e in run.evaluators}:
             baked.split(split)  # a UserError now, not after the training
+        watch.wait_for("the processes to share the run directory")
         (token,) = processes.from_first(int.from_bytes(os.urandom(3)))
         processes.first(lambda: (stack.enter_context(claimed(run, directory)), mark(directory, token)))
         processes.first(lambda: pin(directory, baked))
         processes.everywhere(lambda: (shared(directory, token), pin(directory, baked)))
-        watch = stack.enter_context(Watchdog())
 
         def between_batches():
             watch.wait_for("a batch of an evaluation")

@@ -37,6 +37,11 @@ def all_devices():
         raise UserError(f"The accelerator that was asked for is not there: {reason}.") from error
 
 
+def several():
+    """Whether there are others."""
+    return jax.process_count() > 1
+
+
 def is_first():
     """Whether this process is the one that writes."""
     return jax.process_index() == 0

@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 
+from lmlab.errors import Interrupted
+
 SEAL, UNFINISHED = "sha256.json", "is unfinished"
 
 
@@ -18,7 +20,8 @@ def seal(folder):
 
 
 def flaw(folder):
-    """What is wrong with a sealed folder, as `UNFINISHED` or "is damaged: ...", or None. Reads every byte."""
+    """What is wrong with a sealed folder, as `UNFINISHED` or "is damaged: ...", or None. Reads every byte; `Interrupted`
+    where it cannot, which says nothing about what is written there."""
     path = os.path.join(folder, SEAL)
     if not os.path.exists(path):
         return UNFINISHED
@@ -36,7 +39,7 @@ def flaw(folder):
     except (ValueError, TypeError, AttributeError):
         return f"is damaged: {SEAL} has changed"
     except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
+        raise Interrupted(f"The checkpoint in {folder} cannot be read: {error.strerror or error}.") from error
     return None
 
 

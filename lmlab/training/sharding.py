@@ -75,12 +75,15 @@ def replicated(mesh):
 
 def parameter_shardings(abstract, mesh):
     """Shardings of boxed abstract variables by their logical axes; a dimension that a mesh axis does not divide
-    stays whole."""
+    stays whole. ValueError for a parameter that names no axes, or one that is not among `RULES`."""
     rules = dict(RULES)
 
-    def one(boxed):
+    def one(path, boxed):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
         if not isinstance(boxed, nn.LogicallyPartitioned):
-            raise ValueError(f"A parameter of shape {boxed.shape} names no logical axes.")
+            raise ValueError(f"The parameter {name} of shape {boxed.shape} names no logical axes.")
+        if unknown := set(boxed.names) - {None, *rules}:
+            raise ValueError(f"The parameter {name} names the logical axes {sorted(unknown)}, which no rule lays out.")
         axes = [rules[name] if name is not None else None for name in boxed.names]
         sizes = boxed.value.shape
         return NamedSharding(
@@ -88,7 +91,7 @@ def parameter_shardings(abstract, mesh):
             PartitionSpec(*[a if a and n % mesh.shape[a] == 0 else None for a, n in zip(axes, sizes, strict=True)]),
         )
 
-    return jax.tree.map(one, abstract, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
+    return jax.tree_util.tree_map_with_path(one, abstract, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
 
 
 def local_rows(sharding, batch_size):

@@ -6,13 +6,24 @@ import os
 METRICS = "metrics.jsonl"
 
 
-def read_lines(directory):
-    """The whole lines of metrics.jsonl, in order; a kill may tear the last."""
-    path = os.path.join(directory, METRICS)
+def whole_lines(path):
+    """(text, value) of each line of JSON in a file, in order. A kill may tear the last, and a machine that fails may
+    leave zeros: what is no JSON object is left out."""
     if not os.path.exists(path):
-        return []
-    with open(path, encoding="utf-8") as f:
-        return [json.loads(text) for text in f if text.endswith("\n")]
+        return
+    with open(path, encoding="utf-8", errors="replace") as f:
+        for text in f:
+            try:
+                value = json.loads(text)
+            except ValueError:
+                continue
+            if text.endswith("\n") and isinstance(value, dict):
+                yield text, value
+
+
+def read_lines(directory):
+    """The whole lines of metrics.jsonl, in order."""
+    return [value for _, value in whole_lines(os.path.join(directory, METRICS))]
 
 
 def last_line(directory, start, *kinds):
@@ -32,8 +43,7 @@ class MetricsWriter:
 
         path = os.path.join(directory, METRICS)
         if os.path.exists(path):
-            with open(path, encoding="utf-8") as f:
-                kept = [line for line in f if line.endswith("\n") and json.loads(line)["step"] <= start_step]
+            kept = [text for text, line in whole_lines(path) if line["step"] <= start_step]
             with open(path + ".new", "w", encoding="utf-8") as f:
                 f.writelines(kept)
             os.replace(path + ".new", path)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from lmlab import config, experiment, runner
+from lmlab.comparison import LOST
 from lmlab.data.bake import bake
 from lmlab.data.batches import TrainBatches
 from lmlab.data.corpora import Files
@@ -66,6 +67,15 @@ def test_resolves_to_its_golden_text(name, arm, scale):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     assert text == path.read_text()
+
+
+@pytest.mark.parametrize("name", sorted({n for n, _, s in RUNS if s == "paper"}))
+def test_a_preemption_costs_few_steps(name):
+    for arm in experiment.load(name).at("paper"):
+        run = experiment.load(name).resolve(arm.name, "paper")
+        while isinstance(run, experiment.Run):
+            assert run.checkpoint_every <= LOST, arm.name
+            run = run.after
 
 
 @pytest.mark.parametrize("name, scale", sorted({(n, s) for n, _, s in RUNS}))

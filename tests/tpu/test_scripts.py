@@ -165,6 +165,29 @@ def test_results_are_fetched_and_sent_to_the_new_slice(cloud):
     assert copies == [["my results/runs", "lab:"], ["lab:runs", "my results"]]
 
 
+def test_what_hosts_have_is_not_replaced_by_what_was_fetched(cloud):
+    (cloud.folder / "my results" / "runs").mkdir(parents=True)
+    (cloud.folder / "runs").touch()
+    assert cloud.run("install.sh", *DISK).returncode == 0
+    assert not [call for call in cloud.calls() if "scp" in call]
+
+
+def test_a_training_that_was_stopped_is_waited_for(cloud):
+    cloud.answers(statuses=["stopped", "stopped", "running", "ended 0"])
+    done = cloud.run("watch.sh", *BUCKET, *ARM)
+    assert done.returncode == 0 and "waiting for start.sh" in done.stdout + done.stderr
+    assert hosts_did(cloud.calls()) == ["status"] * 4
+
+
+def test_a_start_that_fails_behind_the_watchs_own_stop_is_tried_again(cloud):
+    cloud.answers(statuses=["ended 7", "stopped", "ended 0"])
+    cloud.fail(3, "* ssh *worker.sh start*")
+    (cloud.folder / "bin" / "sleep").write_text('#!/bin/sh\nrm -f "$FAKE/fail"\n')
+    (cloud.folder / "bin" / "sleep").chmod(0o755)
+    assert cloud.run("watch.sh", *BUCKET, *ARM).returncode == 0
+    assert hosts_did(cloud.calls()) == ["status", "stop", "start", "status", "start", "status"]
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_failing_gcloud_stops_the_script_with_its_status(script, cloud):
     cloud.fail(41, "*")

@@ -111,14 +111,19 @@ def test_a_host_trains_once_at_a_time(host):
 def test_stop_lets_the_training_save(host):
     host.call("start", "a/polite")
     assert host.call("stop").returncode == 0
-    assert host.becomes("ended 143")
+    assert host.becomes("stopped")
+    assert (host.home / "lmlab-run" / "exit").read_text() == "143\n"
     assert host.call("stop").returncode == 0, "stopping twice is no error"
+    host.call("start", "a/good")
+    assert host.becomes("ended 0")
+    assert host.call("stop").returncode == 0 and host.status() == "ended 0", "what has ended well stays so"
 
 
 def test_stop_ends_what_does_not_listen(host):
     host.call("start", "a/deaf")
     assert host.call("stop", LMLAB_TPU_GRACE="1").returncode == 0
-    assert host.becomes("ended 137")
+    assert host.becomes("stopped")
+    assert (host.home / "lmlab-run" / "exit").read_text() == "137\n"
 
 
 def test_a_host_that_was_restarted_is_idle(host):
@@ -127,7 +132,7 @@ def test_a_host_that_was_restarted_is_idle(host):
     (host.home / "lmlab-run").mkdir()
     (host.home / "lmlab-run" / "pid").write_text(f"{other.pid}\n")
     assert host.status() == "idle"
-    assert host.call("stop").returncode == 0
+    assert host.call("stop").returncode == 0 and host.status() == "stopped"
     assert other.poll() is None, "it is left alone"
     other.kill()
     other.wait()

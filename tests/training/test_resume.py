@@ -1,5 +1,6 @@
 """A run that is stopped, killed or damaged at any moment ends like one that never was."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -15,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from lmlab.errors import Stopped, UserError
+from lmlab.errors import Interrupted, Stopped, UserError
 from lmlab.evaluation import bits_per_byte
 from lmlab.training import checkpoints, directory, loop
 from lmlab.training.loop import train
@@ -91,7 +92,8 @@ train(tiny.plain(p, steps=60, keep_every=20), p / "killed", lambda step, values:
 
 
 def test_killed_at_random_moments(whole):
-    """Also in the middle of a checkpoint or of its seal: most of this run is writing them."""
+    """Also in the middle of a checkpoint or of its seal: most of this run is writing them. And while it starts, restores
+    or compiles."""
     folder, rng = whole[1], random.Random(0)
     run = tiny.plain(folder, steps=60, keep_every=20)
     cache = jax.config.jax_compilation_cache_dir
@@ -107,6 +109,10 @@ def test_killed_at_random_moments(whole):
         child.kill()
         out, _ = child.communicate()
         reached.append(int(([first] + out.split())[-1]))
+        starting = subprocess.Popen([sys.executable, "-c", KILLED, str(folder)], stdout=subprocess.DEVNULL, env=env)
+        time.sleep(rng.uniform(0.5, 4))
+        starting.kill()
+        starting.wait()
         if reached[-1] == 60:
             break
     assert reached[0] < 60
@@ -196,9 +202,31 @@ def test_a_reader_of_damaged_checkpoints_changes_nothing(whole):
     step, sentences = checkpoints.readable_step(folder)
     assert step == 4 and "12" in sentences[0] and "has changed" in sentences[0] and "is unfinished" in sentences[1]
     assert sorted(os.listdir(folder)) == ["12", "4", "8"]
-    for step in (4, 12):
-        (folder / str(step) / "sha256.json").unlink()
-    assert checkpoints.readable_step(folder) == (12, [])  # written before there were seals
+
+
+def test_damaged_lines_of_metrics_are_left_out(whole):
+    run, path = whole[0], whole[1] / "zeros"
+    train(dataclasses.replace(run, keep_last=3), path)
+    file = path / "metrics.jsonl"
+    first, *rest = file.read_text().splitlines(keepends=True)
+    file.write_text(first + "\0" * 40 + "\n" + "[1]\n" + "".join(rest))
+    shutil.rmtree(path / "checkpoints" / "8")
+    params, _ = train(run, path)
+    assert_as_if_left_alone(whole, path, params)
+
+
+def test_a_read_that_fails_condemns_no_checkpoint(whole, monkeypatch):
+    run, path = whole[0], whole[1] / "unread"
+    train(run, path)
+
+    def fail(*args):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="cannot be read: Input/output error") as error:
+        patch.setattr(checkpoints.seals, "_sha256", fail)
+        train(run, path)
+    assert one_sentence(error)
+    assert checkpoints.steps(path / "checkpoints") == [4, 8] and not (path / "damaged").exists()
 
 
 def one_sentence(error):

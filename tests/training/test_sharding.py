@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import flax.linen as nn
 import jax
 import pytest
 
@@ -14,7 +15,7 @@ from lmlab.data.sampled_tokenizers import SampledTokenizers
 from lmlab.errors import UserError
 from lmlab.models.encoder_decoder import t5
 from lmlab.text.sampled import Sampler
-from lmlab.training.sharding import Mesh, check_rows, make_mesh
+from lmlab.training.sharding import Mesh, check_rows, make_mesh, parameter_shardings
 from tests import eight_devices
 from tests.training import tiny
 
@@ -75,6 +76,16 @@ def test_eight_devices_equal_one(tmp_path):
 def test_eight_devices_that_split_positions_equal_one():
     """What they hold is in devices_split.py."""
     eight_devices.run(pathlib.Path(__file__).with_name("devices_split.py"))
+
+
+@pytest.mark.parametrize("boxed, sentence", [
+    (lambda shape: nn.LogicallyPartitioned(shape, ("embd", None)), r"a/b names the logical axes \['embd'\], which no rule"),
+    (lambda shape: shape, r"a/b of shape \(4, 2\) names no logical axes"),
+])  # fmt: skip
+def test_a_parameter_that_no_rule_lays_out_is_named(boxed, sentence):
+    tree = {"a": {"b": boxed(jax.ShapeDtypeStruct((4, 2), "float32"))}}
+    with pytest.raises(ValueError, match=sentence):
+        parameter_shardings(tree, make_mesh(Mesh(), jax.devices()[:1]))
 
 
 @pytest.mark.parametrize("mesh", [Mesh(data=3), Mesh(fsdp=3), Mesh(data=-1, fsdp=-1), Mesh(data=0), Mesh(sequence=5)])
