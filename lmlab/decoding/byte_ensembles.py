@@ -24,7 +24,8 @@ class ByteEnsemble:
         """float64 [B, 257]: probabilities of the next byte, and of the text's end."""
         p_MBC = np.stack([member.next_bytes() for member in self.members])
         if not self.product:
-            return np.einsum("m,mbc->bc", self.weights, p_MBC)
+            p_BC = np.einsum("m,mbc->bc", self.weights, p_MBC)
+            return p_BC / np.maximum(p_BC.sum(axis=1, keepdims=True), 1e-300)  # without members for whom it is impossible
         with np.errstate(divide="ignore"):
             log_p_BC = np.einsum("m,mbc->bc", self.weights, np.maximum(np.log(p_MBC), -1e300))
         p_BC = np.exp(log_p_BC - log_p_BC.max(axis=1, keepdims=True))

@@ -32,14 +32,23 @@ class Open(NamedTuple):
     tokens: tuple
     log_weight: float  # log-probability of the sequence
     state: object
-    sums: np.ndarray  # float64 [n + 1]: probability of the next token, summed in the order of `Prefixes`
+    p: np.ndarray  # float64 [n]: probability of the next token, in the order of `Prefixes`
     end: float  # probability that the text ends behind the sequence
     node: Node
 
     def beyond(self):
         """Probability of a next token that goes beyond the bytes so far (or of the end)."""
-        node, end = self.node, 0.0 if self.node.depth else self.end
-        return self.sums[node.end] - self.sums[node.first + node.own] + end
+        return self.longer().sum() + (0.0 if self.node.depth else self.end)
+
+    def longer(self):
+        """float64: probabilities of the tokens that go beyond the bytes so far. Sums of them are sums of slices: the
+        difference of two cumulative sums would lose what is small beside them."""
+        return self.p[self.node.first + self.node.own : self.node.end]
+
+    def by_byte(self):
+        """float64 [C]: probability of a next token that goes on with each of the node's bytes."""
+        starts = self.node.bounds_C[:-1] - self.node.first - self.node.own
+        return np.add.reduceat(self.longer(), starts) if len(starts) else np.zeros(0)
 
 
 @functools.lru_cache(maxsize=4)
@@ -72,8 +81,8 @@ class Frontier:
         total = p_V.sum()
         if not total:
             return None
-        sums = np.concatenate([[0.0], np.cumsum(p_V[self._prefixes.order])]) / total
-        return Open(branch, tokens, log_weight, state, sums, float(p_V[self._eos] / total), self._prefixes.root)
+        p = p_V[self._prefixes.order] / total
+        return Open(branch, tokens, log_weight, state, p, float(p_V[self._eos] / total), self._prefixes.root)
 
     def move(self, byte):
         """One byte further: (branches that are free, [(parent, token, log-weight)] of the sequences that end with it)."""
@@ -83,8 +92,8 @@ class Frontier:
             node = self._prefixes.child(sequence.node, byte)
             if node is not None:
                 for at, token in enumerate(self._prefixes.own(node).tolist(), node.first):
-                    if (p := sequence.sums[at + 1] - sequence.sums[at]) > 0:
-                        ended.append((sequence, token, sequence.log_weight + np.log(p)))
+                    if sequence.p[at] > 0:
+                        ended.append((sequence, token, sequence.log_weight + np.log(sequence.p[at])))
                 moved = sequence._replace(node=node)
                 if moved.beyond() > 0:
                     kept.append(moved)
@@ -118,7 +127,7 @@ class Frontier:
         mass = np.zeros(257)
         for s in self.open:
             weight = np.exp(s.log_weight - top)
-            mass[s.node.bytes_C] += weight * np.diff(s.sums[s.node.bounds_C])
+            mass[s.node.bytes_C] += weight * s.by_byte()
             mass[END] += weight * (0.0 if s.node.depth else s.end)
         total = mass.sum()
         return mass / total if total else mass, (top + np.log(total) if total else -np.inf)
@@ -132,13 +141,10 @@ class Frontier:
         weights = np.array([s.log_weight for s in self.open])
         weights = np.exp(weights - weights.max()) * [s.beyond() for s in self.open]
         s = self.open[rng.choice(len(weights), p=weights / weights.sum())]
-        drawn, node = rng.random() * s.beyond(), s.node
-        before = s.sums[node.first + node.own]
-        if before + drawn >= s.sums[node.end]:
-            if not node.depth:
-                return s, self._eos
-            drawn = (s.sums[node.end] - before) * (1 - 1e-9)
-        at = int(np.searchsorted(s.sums, before + drawn, "right")) - 1
+        longer = s.longer()
+        if not s.node.depth and rng.random() * s.beyond() < s.end:
+            return s, self._eos
+        at = s.node.first + s.node.own + rng.choice(len(longer), p=longer / longer.sum())
         return s, int(self._prefixes.order[at])
 
 

@@ -4,12 +4,14 @@ import jax
 import numpy as np
 import pytest
 
+from lmlab.decoding.byte_ensembles import ByteEnsemble
 from lmlab.decoding.exact_bytes import END, ExactBytes, string_log_probs, write_bytes, write_tokens
 from lmlab.errors import UserError
 from lmlab.models.build import transformer
 from lmlab.models.language_model import LanguageModel, init
 from lmlab.models.stack import Stack
 from lmlab.text import TokenizerFile, train_bpe
+from lmlab.text.bytes import ByteTokenizer
 from lmlab.text.canonical import canonical
 from tests.parameters import moved
 from tests.paths import data
@@ -123,6 +125,29 @@ def test_a_prompt_fed_is_a_prompt_given(model, tokenizer):
         fed.feed([byte])
     given = ExactBytes(*model, tokenizer, [b"we're the r"])
     np.testing.assert_allclose(fed.next_bytes(), given.next_bytes(), rtol=1e-4, atol=1e-8)
+
+
+def test_what_is_all_but_impossible_keeps_its_probability():
+    """A byte model's own tokens are bytes: its exact answers are its softmax, down to 1e-40 and below."""
+    tokenizer, text = ByteTokenizer(), b"abcdefgh"
+    model, params = random_model(256)
+    params["params"]["head"] = params["params"]["head"] * 25
+    logits = np.asarray(model.apply(params, np.array([[tokenizer.bos, *text]])).logits[0], np.float64)
+    of = np.delete(logits, tokenizer.bos, axis=1)  # which cannot follow
+    log_p = logits - np.logaddexp.reduce(of, axis=1, keepdims=True)
+    expected = log_p[np.arange(8), list(text)].sum()
+    assert expected < -150
+    np.testing.assert_allclose(string_log_probs(model, params, tokenizer, [text]), expected, rtol=1e-5)
+    exact = ExactBytes(model, params, tokenizer, [b""], 8)
+    p = exact.next_bytes()[0, :254]
+    assert p.min() < 1e-30
+    np.testing.assert_allclose(np.log(p), log_p[0, :254], rtol=1e-4)
+    exact.feed_all([text])
+    np.testing.assert_allclose(exact.log_probs(), expected, rtol=1e-5)
+    likely = random_model(256, seed=1)
+    ensemble = ByteEnsemble([ExactBytes(*m, tokenizer, [b""], 8) for m in ((model, params), likely)])
+    ensemble.feed([int(np.argmin(p))])
+    np.testing.assert_allclose(ensemble.next_bytes().sum(), 1)
 
 
 def test_both_ways_of_writing_draw_from_the_same_distribution(model, tokenizer):
