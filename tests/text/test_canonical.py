@@ -209,6 +209,28 @@ def test_merges_tell_which_tokens_may_meet(name):
     assert crossed > 100
 
 
+@pytest.mark.parametrize("alphabet", ["a", "ab", "abc"])
+def test_merges_in_any_order_and_given_twice(alphabet):
+    """A part may come behind what is made of it, and of a pair that stands in the list twice the last place counts."""
+    rng = np.random.default_rng(len(alphabet))
+    for _ in range(150):
+        vocab, merges = {name: i for i, name in enumerate(alphabet)}, []
+        for _ in range(rng.integers(2, 12)):
+            left, right = (list(vocab)[rng.integers(len(vocab))] for _ in "lr")
+            if len(left + right) <= 8:
+                vocab.setdefault(left + right, len(vocab))
+                merges.append((left, right))
+        merges = [merges[i] for i in rng.permutation(len(merges))] + merges[: rng.integers(2)]
+        definition = {"model": {"type": "BPE", "vocab": vocab, "merges": merges}}
+        found, library = Adjacency(json.dumps(definition), len(vocab)), tokenizers.models.BPE(vocab, merges)
+        encoded = lambda text, library=library: [token.value for token in library.tokenize(text)]  # noqa: E731
+        for left, i in vocab.items():
+            assert found.reachable[i] == (encoded(left) == [left]), merges
+            for right, j in vocab.items():
+                if found.reachable[i] and found.reachable[j]:
+                    assert found.follows(i)[j] == (encoded(left + right) == [left, right]), (left, right, merges)
+
+
 def test_bytes_have_but_one_encoding():
     automaton = canonical(ByteTokenizer())
     assert automaton.allowed(automaton.start).sum() == 255 and not automaton.allowed(automaton.start)[254]
