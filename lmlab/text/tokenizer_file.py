@@ -14,6 +14,7 @@ import tokenizers
 from lmlab.errors import UserError
 from lmlab.text.bpe import BPETokenizer, byte_alphabet, runs
 from lmlab.text.bytes import ByteTokenizer
+from lmlab.text.lossless import loss
 from lmlab.text.multi_word import MultiWordTokenizer
 from lmlab.text.tokenizer_formats import SPACE, read_definition
 
@@ -203,11 +204,18 @@ class FileTokenizer(BPETokenizer):
         """
         tokenizer = cls(read_definition(path), bytes_per_token)
         try:
+            if reason := loss(json.loads(tokenizer.definition)):
+                raise UserError(f"{path} does not round-trip bytes: {reason}.")
             tokenizer._library  # noqa: B018
+        except UserError:
+            raise
         except Exception as error:  # the library raises bare Exception
             raise UserError(f"{path} is not a readable tokenizer file ({error}).") from error
         if None in tokenizer.byte_ids:
             raise UserError(f"{path} does not round-trip bytes: it has no token for some single bytes.")
+        for token, added in tokenizer._library.get_added_tokens_decoder().items():
+            if added.special and token in tokenizer._library.encode(added.content, add_special_tokens=False).ids:
+                raise UserError(f"{path} does not round-trip bytes: text is encoded to its special token {added.content!r}.")
         documents = [PROBE, PROBE[256:], *(PROBE[i:] + PROBE[:i] for i in range(256, len(PROBE), 7))]
         for document, ids in zip(documents, tokenizer.encode_batch(documents), strict=True):
             if tokenizer.decode(ids) != document:

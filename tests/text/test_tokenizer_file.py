@@ -119,10 +119,37 @@ def test_llama2c_files_hold_sentencepieces(tmp_path):
     assert (tokenizer.bos, tokenizer.eos) == (1, 2)
 
 
+REMOVED = {"type": "Split", "pattern": {"String": "~~"}, "behavior": "Removed", "invert": False}
+TRIMMED = {"id": 900, "content": "abc", "special": False, "single_word": False, "lstrip": True, "rstrip": False,
+           "normalized": True}  # fmt: skip
+
+
+@pytest.mark.parametrize("change, reason", [
+    (lambda d: d["model"].update(dropout=0.1), "draws its encodings by chance"),
+    (lambda d: d["model"].update(continuing_subword_prefix="##"), "carry marks that are not text"),
+    (lambda d: d.update(normalizer={"type": "Replace", "pattern": {"String": "``"}, "content": '"'}), "normalizer Replace"),
+    (lambda d: d.update(pre_tokenizer={"type": "Sequence", "pretokenizers": [REMOVED, d["pre_tokenizer"]]}), "Split drops"),
+    (lambda d: d.update(pre_tokenizer={"type": "Whitespace"}), "Whitespace drops"),
+    (lambda d: d.update(added_tokens=[TRIMMED]), "depends on what stands around it"),
+    (lambda d: d.update(added_tokens=[TRIMMED | {"id": d["model"]["vocab"]["the"], "content": "the", "special": True}]),
+     "text is encoded to its special token 'the'"),
+])  # fmt: skip
+def test_refuses_parts_that_lose_bytes_of_some_text(change, reason, trained, tmp_path):
+    definition = json.loads(trained.definition)
+    change(definition)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(definition))
+    with pytest.raises(UserError, match=f"does not round-trip bytes: .*{reason}"):
+        FileTokenizer.load(path)
+
+
 def test_refuses_what_loses_bytes(trained, as_gpt2, tmp_path):
     path = tmp_path / "tokenizer.json"
     definition = json.loads(trained.definition)
     path.write_text(json.dumps(definition | {"normalizer": {"type": "Lowercase"}}))
+    with pytest.raises(UserError, match="does not round-trip bytes: its normalizer Lowercase changes text"):
+        FileTokenizer.load(path)
+    path.write_text(json.dumps(definition | {"pre_tokenizer": None}))
     with pytest.raises(UserError, match="does not round-trip bytes: it does not give back"):
         FileTokenizer.load(path)
     del definition["model"]["vocab"]["Ā"]  # the byte 0
