@@ -18,6 +18,7 @@ import dataclasses
 import numpy as np
 
 from lmlab.data.categories import Categories, halves
+from lmlab.errors import UserError
 from lmlab.evaluation.mixture_inference import guesses, infer_mixture, log_mean_squared_error, random_mixture, take
 from lmlab.experiment import Arm, Column, Experiment, Paper, Study, Table
 from lmlab.text.bpe import train_bpe_up_to
@@ -42,8 +43,11 @@ class MixtureInference(Study):
     train_bytes: int = 200_000  # of the tokenizer; less where the shortest half has less
 
     def check(self):
-        """UserError unless there are as many texts as categories."""
+        """UserError unless there are as many texts as categories, two or more, and merges and trials to infer them by."""
         self.corpus.check(self.categories)
+        for name, least in (("categories", 2), ("merges", 1), ("trials", 1), ("train_bytes", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"Mixture inference needs {name} of at least {least}, not {getattr(self, name)}.")
 
     def measure(self):
         """{"log_mse", "log_mse_spread" over trials, "random", "uniform", "largest_error" of a share, in points, "merges"

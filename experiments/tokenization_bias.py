@@ -21,6 +21,7 @@ import sys
 from lmlab.data.markov import SYMBOLS, RandomChain
 from lmlab.decoding.tokenization_bias import greedy_law
 from lmlab.evaluation.bits_per_byte import BitsPerByte
+from lmlab.errors import UserError
 from lmlab.evaluation.chains import AgainstChain, Transitions, transition_errors, transitions
 from lmlab.experiment import Arm, Column, Experiment, Paper, Run, Study, Table
 from lmlab.models.build import transformer
@@ -51,6 +52,12 @@ class ExactTransitions(Study):
 
     dictionary: Dictionary = Dictionary(10, encoded="greedy")
     length: int = 6
+
+    def check(self):
+        """UserError for texts of no length."""
+        if self.length < 1:
+            raise UserError(f"Texts have a length of at least 1, not {self.length}.")
+        super().check()
 
     def transitions(self):
         """As `lmlab.evaluation.chains.transitions`."""

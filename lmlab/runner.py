@@ -69,7 +69,7 @@ def run_arm(run, directory, arm, on_metrics=lambda step, values: None, profile=N
 
 def _measure(study, directory, arm):
     """What `run_arm` does with a `Study`, in one process."""
-    from lmlab.training.directory import check, claimed, commits, write
+    from lmlab.training.directory import check, claimed, commits, withdraw, write
 
     path = os.path.join(directory, "result.json")
     if check(study, directory) and os.path.exists(path):
@@ -77,7 +77,11 @@ def _measure(study, directory, arm):
     study.check()  # before anything is written
     with claimed(study, directory):
         began = time.perf_counter()
-        metrics = measured(study, directory)
+        try:
+            metrics = measured(study, directory)
+        except UserError:
+            withdraw(directory)  # nothing of it is done
+            raise
         result = {
             "arm": arm,
             "seed": study.seed,

@@ -40,6 +40,8 @@ def _positions(data):
     """(base, stretch) of the rotary positions. Newer configs hold them in `rope_parameters`."""
     newer = data.get("rope_parameters") or {}
     scaling = data.get("rope_scaling") or newer
+    if not isinstance(scaling, dict):
+        raise UserError(f"rope_scaling of the config must be an object, not {scaling!r}.")
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     base = number(newer if "rope_theta" in newer else data, "rope_theta", 10_000.0)
     if kind == "default":

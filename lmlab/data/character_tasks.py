@@ -180,9 +180,12 @@ def cute_questions(path, count, rng):
     for task, form in CUTE.items():
         file = os.path.join(path, f"{task}.tsv")
         if os.path.exists(file):
-            rows = [line.split("\t") for line in read_file(file).decode().splitlines()[1:]]
+            rows = [line.split("\t") for line in read_file(file).decode("utf-8", "replace").splitlines()[1:] if line.strip()]
             chosen = [rows[i] for i in sorted(rng.permutation(len(rows))[:count])]
-            found[task] = [_cute_question(task, form, row, rng) for row in chosen]
+            try:
+                found[task] = [_cute_question(task, form, row, rng) for row in chosen]
+            except (IndexError, ValueError) as error:
+                raise UserError(f"{file} is no table of CUTE: a row has too few columns.") from error
     if not found:
         raise UserError(f"There are no files of CUTE, such as spell.tsv, in {path}.")
     return found

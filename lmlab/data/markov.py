@@ -101,6 +101,9 @@ class SwitchingChain(_Chain):
     q: float = 0.8
 
     def _transitions(self):
+        for name in "pq":
+            if not 0 < getattr(self, name) < 1:
+                raise UserError(f"A probability of switching lies between 0 and 1, not {name}={getattr(self, name)}.")
         old = np.arange(2**self.order) >> (self.order - 1)
         one = np.where(old == 0, self.p, 1 - self.q)
         return np.stack([1 - one, one], axis=1)

@@ -49,6 +49,11 @@ class CharacterTasks:
     seed: int = 0
     split: str = "test"
 
+    def check(self):
+        """UserError, before any training, if there are no files of CUTE in the folder or one is damaged."""
+        if self.path is not None:
+            cute_questions(self.path, self.questions + self.shots, np.random.default_rng(self.seed))
+
     def __call__(self, model, params, data):
         """{"characters/<task>": % right, "characters": their mean, "characters_chance": of guessing, "token_length":
         correlation of being right with the bytes of the longest token of the word (0 where all are alike)}; nothing for

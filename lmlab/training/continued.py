@@ -37,6 +37,11 @@ class Continued:
     seed: int = 0
     split: str = "test"
 
+    def check(self):
+        """UserError, before any training, if the files are not there or too few to train on some and score others."""
+        if self.path:
+            self._foreign()
+
     def __call__(self, model, params, data):
         """Bits per byte: {"target/before", "target/half" of the steps, "target/after"; "source/before",
         "source/after", "forgotten": their difference}. The source is the run's own test text."""
@@ -78,13 +83,17 @@ class Continued:
         """(documents to train on, documents to score)."""
         if not self.path:
             return self._first(baked.documents("train")), source
+        train, target = self._foreign()
+        return self._first(train), target
+
+    def _foreign(self):
         documents = [d.data for d in Files(self.path).documents()]
         sides = {True: [], False: []}
         for document in documents:
             sides[split_of(document, 0.0, 0.1) == "test"].append(document)
         if not sides[True] or not sides[False]:
             raise UserError(f"{self.path} has too few documents ({len(documents)}) to train on some and score others.")
-        return self._first(sides[False]), sides[True]
+        return sides[False], sides[True]
 
     def _first(self, documents):
         taken, size = [], 0

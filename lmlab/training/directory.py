@@ -58,6 +58,15 @@ def claimed(run, directory):
         yield
 
 
+def withdraw(directory):
+    """Take back what `claimed` has written, and the directory if nothing else is in it."""
+    for name in (RUN, "run.txt", COMMITS, "lock"):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(directory, name))
+    with contextlib.suppress(OSError):
+        os.rmdir(directory)
+
+
 def pin(directory, baked):
     """Remember what the run reads, and its tokenizer; UserError if it has changed since the run began."""
     path = os.path.join(directory, DATA)

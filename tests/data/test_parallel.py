@@ -17,7 +17,7 @@ def test_languages_of_a_folder(tmp_path):
         f.write("eins\nzwei\ndrei\nvier\n")
     (tmp_path / "SOURCE.txt").write_text("x\n")
     assert ParallelText(str(tmp_path)).texts() == {"deu": [b"eins", b"zwei", b"vier"], "eng": [b"one", b"two", b"four"]}
-    assert list(ParallelText(str(tmp_path), ("eng", "deu"), 1).texts().values()) == [[b"one"], [b"eins"]]
+    assert list(ParallelText(str(tmp_path), ("eng", "deu"), 2).texts().values()) == [[b"one", b"two"], [b"eins", b"zwei"]]
     with pytest.raises(UserError, match="no text in fra"):
         ParallelText(str(tmp_path), ("eng", "fra")).texts()
     (tmp_path / "n-2.eng.txt").write_bytes((tmp_path / "n.eng.txt").read_bytes())

@@ -66,6 +66,14 @@ def test_files_of_cute(tmp_path):
         cute_questions(str(tmp_path / "no"), 5, np.random.default_rng(0))
 
 
+def test_a_damaged_file_of_cute_is_named(tmp_path):
+    (tmp_path / "orth.tsv").write_text("a\tb\tc\tlabel\nonly one column\n")
+    with pytest.raises(UserError, match=r"orth.tsv is no table of CUTE"):
+        CharacterTasks(str(tmp_path)).check()
+    with pytest.raises(UserError, match="There are no files of CUTE"):
+        CharacterTasks(str(tmp_path / "gone")).check()
+
+
 @pytest.mark.parametrize("recipe", [ByteTokenizer(), BPE(300, 2.0)], ids=["bytes", "bpe"])
 def test_texts_are_scored_as_documents_are(recipe, tmp_path):
     """The sum over single texts is that of the same documents, without their ends."""

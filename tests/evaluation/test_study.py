@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from lmlab import runner
+from lmlab import experiment, runner
 from lmlab.data.categories import Categories
 from lmlab.errors import UserError
 from lmlab.experiment import Arm, Column, Experiment, Paper, Study, Table
@@ -50,6 +50,26 @@ def test_a_study_runs_once_and_makes_a_table(tmp_path, monkeypatch):
     assert runner.table_view(found, found.tables[0], results).rows[0].measured["bytes"].mean == 11
     runner.save_table(os.fspath(tmp_path / "table.json"), found, "smoke", results, provenance)
     assert runner.load_table(os.fspath(tmp_path / "table.json"))[0][0].metrics == result["metrics"]
+
+
+@pytest.mark.parametrize("path, overrides, files, sentence", [
+    ("qtok/bpe", [], {"aa": b"x\n" * 4, "bb": b"y\n" * 4}, "only"),
+    ("qtok/bpe", [], {"aa": b"x", "bb": b""}, "0 lines that are there in every language"),
+    ("token_premiums/monolingual", [], {"aa": b"x\n", "bb": b"y\n"}, "1 lines that are there in every language"),
+    ("mixture_inference/two", ["trials=0"], {"aa": b"x y\n" * 9, "bb": b"y z\n" * 9}, "trials of at least 1, not 0"),
+    ("mixture_inference/two", ["merges=0"], {"aa": b"x y\n" * 9, "bb": b"y z\n" * 9}, "merges of at least 1, not 0"),
+])  # fmt: skip
+def test_text_that_does_not_do_leaves_nothing_behind(path, overrides, files, sentence, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name, content in files.items():
+        (tmp_path / "in" / f"{name}.txt").write_bytes(content)
+    found, arm = experiment.find(path)
+    study = found.resolve(arm, "smoke", overrides, None, str(tmp_path / "in"))
+    if hasattr(study.corpus, "languages"):
+        study = dataclasses.replace(study, corpus=dataclasses.replace(study.corpus, languages=()))
+    with pytest.raises(UserError, match=sentence):
+        runner.run_arm(study, str(tmp_path / "run"), arm)
+    assert not (tmp_path / "run").exists()
 
 
 def test_bad_text_leaves_nothing_behind(tmp_path):

@@ -9,6 +9,7 @@ from lmlab.errors import UserError
 from lmlab.evaluation.bits_per_byte import Data
 from lmlab.models.language_model import init
 from lmlab.training.continued import Continued
+from lmlab.training.loop import train
 from tests.training import tiny
 
 
@@ -30,3 +31,11 @@ def test_the_other_language_is_learnt_and_the_first_forgotten(tmp_path):
     assert values["forgotten"] == values["source/after"] - values["source/before"]
     with pytest.raises(UserError, match="too few documents"):
         Continued(str(other / "0.txt"))(run.model, params, data)
+
+
+def test_a_corpus_that_is_not_there_is_said_before_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("LMLAB_CACHE", str(tmp_path / "cache"))
+    run = tiny.plain(tmp_path, evaluators=(Continued(str(tmp_path / "gone")),))
+    with pytest.raises(UserError, match="There is no corpus at"):
+        train(run, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
