@@ -109,7 +109,9 @@ ENCODING = Table(
         *by_share("shorter", "% fewer tokens", None, 1),
         *by_share("truncated", "% read in part", "lower", 1)[1:],
     ),
-    note="Vectors are means of the states of a model that sees to the left.",
+    note="Vectors are means of the states of a model that sees to the left. The authors' own file of results "
+    "(DariusFeher/dynamic-tokenization, 6686e72f; XLM-R base on XNLI in English, a run of June 2024) has an accuracy of 84.30, "
+    "84.54, 84.26, 83.49, 82.81 and 82.61% at 0, 20, 40, 60, 80 and 100%, at up to 14.7% fewer tokens.",
 )
 LARGE = Table(
     name="large",

@@ -119,7 +119,8 @@ ARMS = (
 NAMES = ("byte_transformer", "bpe_smaller", "bpe_larger")
 SOURCE = (
     "arXiv 2410.09303 reports about 18% more on fill-in-the-middle code than tokenized prompts, and up to 3.7% from "
-    "ensembles (abstract); its tables were not to be had"
+    "ensembles (abstract); by others' notes on it, 63.9% passed against 45.0%, and 84.1% of ten against 84.0% with token "
+    "healing; its own tables were not read"
 )
 
 STRINGS = Table(

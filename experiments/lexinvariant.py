@@ -10,9 +10,11 @@ ciphers in context, and is four times as accurate in synthetic in-context reason
 
 All arms are one byte-level transformer, in which a row of training draws the vectors of none of the bytes, of a fifth, of
 four fifths or of all. The tables show what is left of the difference as more is seen of a document, and what happens when
-every document is under a substitution cipher of its own: to the lexinvariant model, the same. The synthetic tasks are not
-run. A byte's vector is also what it is written by, behind one matrix that is learned. Shares, shape, steps and batch are
-chosen here.
+every document is under a substitution cipher of its own: to the lexinvariant model, the same. The synthetic tasks and the
+probe that reads the cipher's key off the states are not run. A byte's vector is also what it is written by, behind one
+matrix that is learned. The shares are chosen here. At paper scale: the paper's depth, width, length, batch and steps, and
+an MLP of as many weights, but rotary positions and AdamW where the paper has T5's biases and Adafactor, and bytes where it
+has the 128 characters of ASCII.
 """
 
 from lmlab.comparison import Setup
@@ -33,9 +35,9 @@ PAPER = Paper(
 SETUPS = {
     "smoke": Setup(StandardLibrary(2_000_000), 100_000, 2048, 512, 0, 3e-3, 10_000),
     "small": Setup(StandardLibrary(validation=0.005, test=0.03), 2_000_000, 8192, 1024, 0, 3e-3, 40_000),
-    "paper": Setup(StandardLibrary(), 20_000_000_000, 2**19, 2048, 0, 3e-4, 1_000_000, "bfloat16"),
+    "paper": Setup(StandardLibrary(), 250_000 * 64 * 512, 64 * 512, 512, 0, 3e-4, 1_000_000, "bfloat16"),
 }
-SHAPES = {"smoke": (2, 64, 96, 2), "small": (4, 96, 256, 4), "paper": (12, 768, 2048, 12)}
+SHAPES = {"smoke": (2, 64, 96, 2), "small": (4, 96, 256, 4), "paper": (12, 1024, 2736, 8)}  # layers, width, MLP, heads
 
 
 def sharing(share):
@@ -67,8 +69,9 @@ CONTEXT = Table(
         Column("bpb", "Test", "bits per byte", "lower", 3),
         *(Column(f"plain_bpb/{n}", f"From {n}", "bits per byte", "lower", 3) for n in FROM),
     ),
-    source="arXiv 2305.16349; its tables were not to be had",
-    note="By bytes before, of excerpts; without drawn vectors, but for the lexinvariant model.",
+    note="By bytes before, of excerpts; without drawn vectors, but for the lexinvariant model. The paper (arXiv 2305.16349v1) "
+    "reports perplexities of the Pile's ASCII characters behind 511 of them: lexinvariant 3.38, standard 2.00, which are "
+    "1.76 and 1.00 bits.",
 )
 CIPHER = Table(
     name="cipher",

@@ -42,7 +42,7 @@ class ParallelText:
                 f"{self.path} is not parallel text: {few} has {lengths[few]} lines and {many} {lengths[many]}."
             )
         rows = [row for row in zip(*texts.values(), strict=True) if all(line.strip() for line in row)][: self.lines]
-        if len(rows) < 2:
+        if len(rows) < min(2, self.lines):
             where = self.path or "The default corpus"
             raise UserError(f"{where} has {len(rows)} lines that are there in every language; there must be 2 or more.")
         return dict(zip(texts, map(list, zip(*rows, strict=True)), strict=True))
