@@ -172,12 +172,13 @@ SCRIPTS = ("latin", "cyrillic", "devanagari")
 def script_of(byte, before):
     """The script that a byte tells, index of SCRIPTS, or -1: ASCII letters and lead bytes; `before`: the byte before it.
 
-    Devanagari is U+0900-U+097F: E0 A4 and E0 A5; Cyrillic U+0400-U+052F: D0 to D4; Latin letters beyond ASCII: C3 to C9.
+    Devanagari stands for the scripts of its type, U+0900-U+0D7F: E0 A4 to E0 B5, from Devanagari and Bengali to Telugu and
+    Malayalam. Cyrillic is U+0400-U+052F: D0 to D4; Latin letters beyond ASCII: C3 to C9.
     """
     letter = ((byte >= ord("A")) & (byte <= ord("Z"))) | ((byte >= ord("a")) & (byte <= ord("z")))
     latin = letter | ((byte >= 0xC3) & (byte <= 0xC9))
     cyrillic = (byte >= 0xD0) & (byte <= 0xD4)
-    devanagari = (before == 0xE0) & ((byte == 0xA4) | (byte == 0xA5))
+    devanagari = (before == 0xE0) & (byte >= 0xA4) & (byte <= 0xB5)
     return jnp.where(latin, 0, jnp.where(cyrillic, 1, jnp.where(devanagari, 2, -1)))
 
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from lmlab.models.boundaries import SCRIPTS, ScriptBoundaries, running_script
 from flax.linen import meta
@@ -12,6 +13,13 @@ TEXT = "Abc é! 12 привет, мир. नमस्ते दुनिया o
 
 def encoded(text):
     return np.frombuffer(text.encode(), np.uint8).astype(np.int32)[None]
+
+
+@pytest.mark.parametrize("text", ["বাংলা ভাষা", "తెలుగు", "हिन्दी"])
+def test_scripts_of_devanagaris_type_are_one(text):
+    tokens = np.frombuffer(text.encode(), np.uint8).astype(np.int32)[None]
+    scripts = np.asarray(running_script(tokens, np.ones_like(tokens)))[0]
+    assert (scripts[1:] == SCRIPTS.index("devanagari")).all()  # the first byte alone tells nothing
 
 
 def test_a_position_has_the_script_of_the_last_letter():
