@@ -10,8 +10,9 @@ subwords.
 
 The arms differ in where the larger blocks run: nowhere (bytes; subwords), at every 8th byte (at paper scale every
 6th), with patches (MegaByte), or where a word begins. All have the paper's blocks. Two things differ from the
-released code by intent: no target is dropped when a row has more words than slots, and a window counts its keys alike
-everywhere. Its learning rate is scaled by 1 / sqrt(d_in) for every matrix; here all arms share one rate.
+released model by intent: no target is dropped when a row has more words than slots, and a window counts its keys alike
+everywhere. The recipe is this repository's in all arms, at paper scale too: the paper scales its learning rate by
+1 / sqrt(d_in) for every matrix, under half a cosine, with betas of 0.9 and 0.98 and a weight decay of 0.01.
 """
 
 from lmlab.comparison import Setup
