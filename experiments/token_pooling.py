@@ -11,9 +11,9 @@ fixed length.
 The arms differ in where segments end: nowhere (all layers see bytes), at every 5th byte, at white space, where the
 model's own prediction grows uncertain or where a Unigram tokenizer of the corpus cuts (a predictor is taught either),
 or where a predictor draws it (Gumbel: a relaxed Bernoulli sample with a straight-through threshold and a binomial
-prior). Three things differ from the released code by intent: a taught predictor's probability is not put through a
+prior). Three things differ from the released model by intent: a taught predictor's probability is not put through a
 second sigmoid; what evaluation draws follows from the text, so that its bits per byte are those of one fixed draw; there
-is no dropout.
+is no dropout. The recipe is this repository's, where the paper has Adam under a cosine and a clip of 0.25.
 """
 
 from lmlab.comparison import Setup

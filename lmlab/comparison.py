@@ -26,8 +26,8 @@ def quarters(steps):
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """A scale of a table. Batches are matched in bytes: a row of `tokens` subwords covers as much as one of `length`
-    bytes."""
+    """A scale of a table. Batches are matched in bytes, a row of `tokens` subwords covering as much as one of `length`
+    bytes, but where a paper matches tokens."""
 
     corpus: Any
     train_bytes: int
