@@ -38,7 +38,7 @@ PAPER = Paper(
 # Layers, width, heads; documents; steps, rows, bytes per row; questions per task; fewer and more ids.
 SIZES = {
     "smoke": ((1, 64, 4), 500, (60, 16, 256), 5, (512, 1024)),
-    "small": ((3, 128, 4), 20_000, (2000, 16, 512), 40, (1024, 8192)),
+    "small": ((3, 128, 4), 20_000, (600, 16, 512), 40, (1024, 8192)),
 }
 BYTES_PER_TOKEN = (1.6, 1.9)  # of the questions
 

@@ -89,16 +89,17 @@ class UnderTrained:
 
     Tokens that are pieces of characters, and such as the tokenizer does not write for their own bytes, are left out, as
     in the paper. The `share` of the others that looks most unused under `indicator` is flagged, and verified where no
-    prompt gives it a probability of `least`.
+    prompt gives it a probability of `least`. None: the paper's indicator, the norm of the input row, or of tied weights the
+    cosine.
     """
 
     split: str = "train"  # whose tokens are counted
-    indicator: str = "cosine"
+    indicator: str | None = None
     share: float = 0.02
     least: float = 0.01
 
     def __post_init__(self):
-        if self.indicator not in INDICATORS or not 0 < self.share < 1:
+        if self.indicator not in (None, *INDICATORS) or not 0 < self.share < 1:
             raise UserError(f"The indicator is one of {', '.join(INDICATORS)}, and share is between 0 and 1.")
 
     def __call__(self, model, params, data):
@@ -112,13 +113,14 @@ class UnderTrained:
         weights = {k: np.asarray(v) for k, v in jax.device_get(params["params"]).items() if k in ("embedding", "head")}
         weights = {k: v[: len(counts)] if k == "embedding" else v[:, : len(counts)] for k, v in weights.items()}
         found = indicators(weights, unused_ids(tokenizer, tied="head" not in weights))
-        if self.indicator not in found:
-            raise UserError(f"A tied model has no {self.indicator}.")
+        indicator = self.indicator or ("input_norm" if "head" in weights else "cosine")
+        if indicator not in found:
+            raise UserError(f"A tied model has no {indicator}.")
         kinds = np.array([kind(tokenizer.token_bytes(i)) for i in range(len(counts))])
         asked = ~np.isin(kinds, ("fragment", "special"))
         asked[unreachable(tokenizer)] = False
         ids = np.flatnonzero(asked)
-        untrained, order = counts[ids] == 0, np.argsort(found[self.indicator][ids])
+        untrained, order = counts[ids] == 0, np.argsort(found[indicator][ids])
         flagged, others = np.split(order, [max(1, round(self.share * len(ids)))])
         others = np.random.default_rng(0).permutation(others)[: len(flagged)]
         low, high = (repeated(model, params, tokenizer, ids[some]) < self.least for some in (flagged, others))

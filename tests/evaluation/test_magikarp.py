@@ -39,7 +39,7 @@ def result(tmp_path_factory):
                                  "with as at by from that this it is was are be have not or an but they which you").split()})
     seen, all_words = folder(path / "seen", common), folder(path / "all", HELD_OUT + common)
     run = dataclasses.replace(
-        tiny.plain(path, evaluators=(UnderTrained(share=0.15),)),
+        tiny.plain(path, evaluators=(UnderTrained(indicator="cosine", share=0.15),)),
         model=LanguageModel(340, transformer(1, 32, 64, n_heads=2)),
         corpus=seen,
         tokenizer=TrainedOn(BPE(340, 3.0), all_words),
