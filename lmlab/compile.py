@@ -141,7 +141,8 @@ def describe(run, compiled):
     layout = ", ".join(f"{axis} {size}" for axis, size in mesh.items())
     yield f"{compiled.topology}, {compiled.chips} chips ({layout}); compiled in {compiled.seconds:.0f} s"
     if not compiled.fits:
-        yield f"does not fit: {_gb(compiled.needed_bytes)} of HBM per chip, of {_gb(compiled.limit_bytes)}. The largest arrays:"
+        yield f"does not fit: {_gb(compiled.needed_bytes)} of HBM per chip, of {_gb(compiled.limit_bytes)}."
+        yield "The largest arrays of the step, over all chips and before any are fused:"
         yield from (f"  {buffer}" for buffer in compiled.largest)
         return
     yield (
