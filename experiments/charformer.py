@@ -9,8 +9,8 @@ the pooling?
     lmlab table charformer --scale small
     lmlab show charformer --scale paper       the paper's own sizes (Base)
 
-At smoke and small the pooled arms have deeper encoders, so that all arms spend the same FLOPs per byte read; steps per
-second and bits per byte stand side by side. At paper scale the encoders are the same and the pooled ones cheaper, as
+At smoke and small the pooled arms have deeper encoders, so that all arms spend the same FLOPs per byte read, but for one
+that is as deep as the byte transformer and so spends half; steps per second and bits per byte stand side by side. At paper scale the encoders are the same and the pooled ones cheaper, as
 in the paper's Table 6; their MLPs are gated with 2048 units, of as many parameters as the paper's 3072. GBST is that
 of the original Mesh TensorFlow code: a convolution of width 5, a score projection per width, and calibration, where it
 is on, of raw scores; padding takes no part in any mean.
@@ -65,6 +65,12 @@ def gbst(scale):
     return pooled(scale, GBST)
 
 
+def gbst_same_depth(scale):
+    """Soft subwords under no more layers than bytes have: what the halved length saves is saved."""
+    shapes = {"smoke": ((3, 1), 128), "small": ((3, 1), 256)}
+    return model(scale, shapes, encoder=PooledEncoder, front=GBST(SIZES[scale][1]))
+
+
 def gbst_calibrated(scale):
     """Soft subwords whose scores draw on one another."""
     return pooled(scale, GBST, calibrate=True)
@@ -76,6 +82,7 @@ ARMS = (
     Arm("mean_pool", "Convolution and mean of 2", mean_pool, notes={"paper": CHEAPER}),
     Arm("gbst", "Charformer", gbst, notes={"paper": CHEAPER}),
     Arm("gbst_calibrated", "Charformer, calibrated", gbst_calibrated, notes={"paper": CHEAPER}),
+    Arm("gbst_same_depth", "Charformer, as deep as bytes", gbst_same_depth, scales=("smoke", "small"), size="same depth"),
 )
 NAMES = tuple(arm.name for arm in ARMS)
 
