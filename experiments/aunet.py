@@ -15,7 +15,8 @@ offset.
 At paper scale AU-Net 2 has the widths, layers and windows of the released configuration (512 and 2048, 3 and 25 layers,
 windows of 512 and 4096) and its learning rate. AU-Net 3 has the widths of the released one (512, 2048, 3456), but 4 and
 8 layers in place of 6 and 12, to be no more expensive. The configuration of AU-Net 4 is not known to us; nor are bytes
-per unit, which are planned as on our corpus. Corpus and schedule are those of H-Net's paper-scale runs.
+per unit, which are planned as on our corpus. Corpus, schedule, betas and clip (theirs is 0.2) are those of H-Net's
+paper-scale runs.
 """
 
 from lmlab.comparison import Setup
