@@ -14,9 +14,9 @@ at the nominal bytes per token and per chunk below; the measured compression sta
 
 At paper scale the layouts are those of Table 1. The paper gives no betas, weight decay or clip; those here are of
 Gu & Dao (2024), whose protocol it names. Its schedule ends in an inverse square root, of what it does not say; ours falls
-as one minus the root of the last fifth's progress. Its LlamaByte (window 1024) counts 0.42 GFLOPs per byte only if one window's
-scores are divided by the whole sequence; counted per query it is 0.48, so that two layers less stand beside it as
-`llamabyte_matched`.
+as one minus the root of the last fifth's progress. Its LlamaByte (window 1024) counts 0.42 GFLOPs per byte only if one
+window's scores are divided by the whole sequence; counted per query it is 0.48, so that two layers less stand beside it
+as `llamabyte_matched`.
 """
 
 import dataclasses
