@@ -20,8 +20,8 @@ import sys
 
 from lmlab.data.markov import SYMBOLS, RandomChain
 from lmlab.decoding.tokenization_bias import greedy_law
-from lmlab.evaluation.bits_per_byte import BitsPerByte
 from lmlab.errors import UserError
+from lmlab.evaluation.bits_per_byte import BitsPerByte
 from lmlab.evaluation.chains import AgainstChain, Transitions, transition_errors, transitions
 from lmlab.experiment import Arm, Column, Experiment, Paper, Run, Study, Table
 from lmlab.models.build import transformer

@@ -20,7 +20,8 @@ LOST = 1000  # steps that a preemption or a rollback may cost at most
 
 
 def quarters(steps):
-    """Fields of a Run of `steps` steps, a multiple of 40: it is evaluated at each quarter, and saved there or sooner."""
+    """Fields of a Run of `steps` steps, a multiple of 40: it is evaluated at each quarter, and saved there, or every `LOST`
+    steps where that is more often."""
     return {"steps": steps, "evaluate_every": steps // 4, "checkpoint_every": min(steps // 4, LOST)}
 
 

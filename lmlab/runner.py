@@ -14,7 +14,7 @@ import zlib
 import numpy as np
 
 from lmlab import config
-from lmlab.errors import UserError
+from lmlab.errors import Interrupted, UserError
 
 
 def run_directory(root, experiment, scale, arm, seed, changes=()):
@@ -79,8 +79,9 @@ def _measure(study, directory, arm):
         began = time.perf_counter()
         try:
             metrics = measured(study, directory)
-        except UserError:
-            withdraw(directory)  # nothing of it is done
+        except UserError as error:
+            if not isinstance(error, Interrupted):
+                withdraw(directory)  # nothing of it is done, nor can be
             raise
         result = {
             "arm": arm,

@@ -29,5 +29,10 @@ if [[ -z $LMLAB_TPU_BUCKET && -n $LMLAB_TPU_RESULTS && -d $LMLAB_TPU_RESULTS/run
   if [[ ${answer##*$'\n'} == runs ]]; then exit 0; fi
   copy=(gcloud compute tpus)
   if ((LMLAB_TPU_SLICES == 1)); then copy+=(tpu-vm scp); else copy+=(queued-resources scp --node=all); fi
-  run "${copy[@]}" --recurse --worker=all "${where[@]}" "$LMLAB_TPU_RESULTS/runs" "$LMLAB_TPU_NAME:"
+  # Under another name until all of it is there.
+  on all "rm -rf runs.new"
+  run "${ssh[@]}"
+  run "${copy[@]}" --recurse --worker=all "${where[@]}" "$LMLAB_TPU_RESULTS/runs" "$LMLAB_TPU_NAME:runs.new"
+  on all "test -e runs || mv runs.new runs"
+  run "${ssh[@]}"
 fi

@@ -14,5 +14,5 @@ parse "$@"
 need name project zone
 no_more
 
-on all "lmlab/tpu/worker.sh stop"
+on all "lmlab/tpu/worker.sh stop hold"
 run "${ssh[@]}"

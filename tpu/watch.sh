@@ -6,7 +6,7 @@ watch.sh [SETTINGS] PAPER/ARM [ARGUMENTS OF lmlab train]
 Keep one training going until it ends. Every --every seconds it looks at the slice: PREEMPTED, TERMINATED, SUSPENDED or
 FAILED is deleted, created again, installed and started; hosts without a run are started. Training resumes from the
 checkpoints in the --bucket, or from --results, which is fetched every half hour and sent to the new slice. After a
-stop.sh it waits for a start.sh.
+stop.sh it waits for a start.sh, unless the slice is taken away.
 Ends with 0 when training has ended well; with 2 when training refuses to go on (bad arguments, a loss that is not
 finite); and with the status of what failed when three looks in a row fail or training ends three times in an hour.
 Needs what create.sh, install.sh and start.sh need, and --bucket or --results.
@@ -20,7 +20,7 @@ need name project zone type runtime repository commit
 [[ -n $LMLAB_TPU_BUCKET$LMLAB_TPU_RESULTS ]] ||
   fail 2 "Missing --bucket or --results: a preempted slice loses its disks, and training would begin again."
 
-finished='' deleted='' restarting='' fetched=0 started=0 crashes=0 supposed=lost
+finished='' deleted='' held='' fetched=0 started=0 crashes=0 supposed=lost
 
 fetch() {
   [[ -z $LMLAB_TPU_BUCKET && -n $LMLAB_TPU_RESULTS ]] || return 0
@@ -30,12 +30,12 @@ fetch() {
 
 start() {
   "$here/start.sh" "${rest[@]}" || return
-  restarting='' started=$SECONDS
+  started=$SECONDS
 }
 
 restart() {
-  restarting=1
-  "$here/stop.sh" && start
+  on all "lmlab/tpu/worker.sh stop"
+  (run "${ssh[@]}") && start
 }
 
 create() {
@@ -68,7 +68,10 @@ round() {
   on 0 "if test -x lmlab/tpu/worker.sh; then lmlab/tpu/worker.sh status; else echo absent; fi"
   ask "ended 0" "${ssh[@]}" || return
   case ${answer##*$'\n'} in
-    running) ((SECONDS - fetched < 1800)) || fetch ;;
+    running)
+      held=
+      ((SECONDS - fetched < 1800)) || fetch
+      ;;
     absent)
       say "lmlab is not installed on $LMLAB_TPU_NAME; installing."
       "$here/install.sh" && start
@@ -90,11 +93,9 @@ round() {
       # The other hosts may still hang in a collective, and hold their chips.
       restart
       ;;
-    stopped)
-      if [[ -n $restarting ]]; then # by us, and the start did not get through
-        start
-        return
-      fi
+    held)
+      [[ -n $held ]] || fetch || return
+      held=1
       say "Training on $LMLAB_TPU_NAME was stopped by stop.sh; waiting for start.sh."
       ;;
     *)

@@ -3,8 +3,8 @@
 #
 #   worker.sh install [gs://BUCKET[/PREFIX]]   virtual environment with jax[tpu], and the bucket mounted
 #   worker.sh start PAPER/ARM [ARGUMENTS]      lmlab train in the background; log, process id and status in ~/lmlab-run
-#   worker.sh stop                             SIGTERM, and SIGKILL after LMLAB_TPU_GRACE seconds (default: 120)
-#   worker.sh status                           running, stopped (by stop), "ended STATUS", or idle
+#   worker.sh stop [hold]                      SIGTERM, and SIGKILL after LMLAB_TPU_GRACE seconds (default: 120)
+#   worker.sh status                           running, held (by stop hold), "ended STATUS", or idle
 set -euo pipefail
 
 lmlab=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -60,7 +60,7 @@ case ${1:-} in
     [[ -x $lmlab/.venv/bin/lmlab ]] || fail 4 "lmlab is not installed here: install.sh does that."
     mkdir -p "$state"
     mount_bucket
-    rm -f "$state/pid" "$state/exit" "$state/stopped"
+    rm -f "$state/pid" "$state/exit" "$state/held"
     # A session of its own, so that the end of the ssh connection does not reach it.
     setsid nohup "${BASH_SOURCE[0]}" run "$@" </dev/null >>"$state/log" 2>&1 &
     for _ in {1..100}; do
@@ -87,7 +87,7 @@ case ${1:-} in
 
   stop)
     mkdir -p "$state"
-    touch "$state/stopped"
+    [[ ${2:-} != hold ]] || touch "$state/held"
     if ! alive; then exit 0; fi
     pid=$(<"$state/pid")
     kill -TERM "$pid"
@@ -102,8 +102,8 @@ case ${1:-} in
   status)
     if alive; then
       echo running
-    elif [[ -f $state/stopped && $(cat "$state/exit" 2>/dev/null) != 0 ]]; then
-      echo stopped
+    elif [[ -f $state/held && $(cat "$state/exit" 2>/dev/null) != 0 ]]; then
+      echo held
     elif [[ -f $state/exit ]]; then
       echo "ended $(<"$state/exit")"
     else

@@ -36,12 +36,12 @@ class Adjacency:
             names = pair.split(" ") if isinstance(pair, str) else pair
             pair = tuple(vocabulary[name] for name in names)
             self._rank[pair], self._makes[pair] = rank, vocabulary["".join(names)]
-        made, first = {}, {}  # of an id: the pairs that make it, and the first rank
+        made, last = {}, {}  # of an id: the pairs that make it, and the last rank
         for (left, right), rank in sorted(self._rank.items(), key=lambda item: item[1]):
             token = self._makes[left, right]
             made.setdefault(token, []).append((rank, left, right))
-            first.setdefault(token, rank)
-        self._in_order = all(max(first.get(t, -1) for t in pair) < rank for pair, rank in self._rank.items())
+            last[token] = rank
+        self._in_order = all(max(last.get(t, -1) for t in pair) < rank for pair, rank in self._rank.items())
         self._names, self._library = {token: name for name, token in vocabulary.items()}, _library(model)
         self._left, self._right = np.full(vocab_size, -1), np.full(vocab_size, -1)
         self._born = np.full(vocab_size, LAST, np.int64)

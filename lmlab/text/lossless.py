@@ -3,8 +3,9 @@ tell: a text that was tried shows only what it happens to hold."""
 
 from lmlab.text.tokenizer_formats import SPACE
 
-ISOLATING = ("ByteLevel", "Metaspace", "Digits", "UnicodeScripts", "FixedLength")  # pre-tokenizers that drop nothing
-SPLITTING = ("Split", "Punctuation")  # unless they are told to
+# Pre-tokenizers that drop nothing, and such as do if they are told to.
+ISOLATING = ("ByteLevel", "Metaspace", "Digits", "UnicodeScripts", "FixedLength")
+SPLITTING = ("Split", "Punctuation")
 LEFT_OUT = ("NFC", "Prepend")  # normalizers that lmlab does not apply
 TRIMS = ("lstrip", "rstrip", "single_word")
 
@@ -25,7 +26,8 @@ def loss(definition):
         if part["type"] not in LEFT_OUT and not spaces:
             return f"its normalizer {part['type']} changes text"
     for part in _parts(definition.get("pre_tokenizer"), "pretokenizers"):
-        if part["type"] not in ISOLATING and (part["type"] not in SPLITTING or part.get("behavior") == "Removed"):
+        removes = part.get("behavior") == "Removed" and not part.get("invert")  # inverted: what matches nothing is dropped
+        if part["type"] not in ISOLATING and (part["type"] not in SPLITTING or removes):
             return f"its pre-tokenizer {part['type']} drops text"
     return None
 

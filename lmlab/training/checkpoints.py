@@ -177,11 +177,17 @@ def steps(directory):
     return sorted(int(name) for name in os.listdir(directory) if name.isdigit()) if os.path.isdir(directory) else []
 
 
-def newest_whole(directory):
-    """(newest step whose checkpoint is whole, or None; {later step: what is wrong with its checkpoint})."""
+def newest_whole(directory, unread=False):
+    """(newest step whose checkpoint is whole, or None; {later step: what is wrong with its checkpoint}). `unread`: look
+    further where a checkpoint cannot be read, in place of raising `Interrupted`."""
     flaws = {}
     for step in reversed(steps(directory)):
-        reason = seals.flaw(os.path.join(directory, str(step)))
+        try:
+            reason = seals.flaw(os.path.join(directory, str(step)))
+        except Interrupted:
+            if not unread:
+                raise
+            reason = "cannot be read"
         if reason is None:
             return step, flaws
         flaws[step] = reason
@@ -202,7 +208,7 @@ def set_aside(directory):
 
 def readable_step(directory):
     """(step to read, or None; sentences about later ones that are not whole). Changes nothing."""
-    whole, flaws = newest_whole(directory)
+    whole, flaws = newest_whole(directory, unread=True)
     return whole, [f"The checkpoint of step {s} in {directory} {reason}." for s, reason in flaws.items()]
 
 

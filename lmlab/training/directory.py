@@ -11,9 +11,9 @@ from lmlab import config
 from lmlab.errors import UserError
 
 RUN, DATA, TOKENIZER, COMMITS, TOKEN = "run.json", "data.json", "tokenizer.json", "commits.txt", "token"
-# Fields of a run that say how and where it is computed and what is kept of it, not what it is: another call may change
-# them, as when it goes on with fewer devices, or after a batch that halted it.
-CHANGEABLE = ("mesh", "accumulate", "remat", "keep_last", "keep_every", "spikes.policy", "spikes.patience")
+# Fields of a run that say where it is computed and what is kept of it, not what it is: another call may change them, as
+# when it goes on with fewer devices, or after a batch that halted it.
+CHANGEABLE = ("mesh", "remat", "keep_last", "keep_every", "spikes.policy", "spikes.patience")
 
 
 def check(run, directory):
@@ -130,13 +130,16 @@ def _held(path):
 
 
 def _identity(data):
-    """A run's JSON without what is `CHANGEABLE`."""
+    """A run's JSON without what is `CHANGEABLE` of it and of the runs that it comes after."""
+    if isinstance(data, list):
+        return [_identity(value) for value in data]
     if not isinstance(data, dict):
         return data
-    data = {name: dict(value) if isinstance(value, dict) else value for name, value in data.items()}
-    for path in CHANGEABLE:
-        parent, _, name = path.rpartition(".")
-        (data.get(parent, {}) if parent else data).pop(name, None)
+    data = {name: _identity(value) for name, value in data.items()}
+    if str(data.get("class")).endswith(":Run"):
+        for path in CHANGEABLE:
+            parent, _, name = path.rpartition(".")
+            (data.get(parent, {}) if parent else data).pop(name, None)
     return data
 
 

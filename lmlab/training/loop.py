@@ -114,6 +114,7 @@ def _train(run, directory, data, mesh, stop, watch, clock, on_metrics, profile, 
         return precursors.begin(run, init(jax.random.key(run.seed)), shardings, data.baked.tokenizer, before)
 
     folder = checkpoints.folder(directory)
+    watch.wait_for("the checkpoints to be looked at")
     warnings = processes.first(lambda: checkpoints.set_aside(folder))
     with (
         checkpoints.checkpointer(folder, run.keep_last, run.keep_every, periodic=run.checkpoint_every) as saved,

@@ -39,7 +39,10 @@ def flaw(folder):
     except (ValueError, TypeError, AttributeError):
         return f"is damaged: {SEAL} has changed"
     except OSError as error:
-        raise Interrupted(f"The checkpoint in {folder} cannot be read: {error.strerror or error}.") from error
+        raise Interrupted(
+            f"The checkpoint in {folder} cannot be read: {error.strerror or error}. Where that lasts, move it away: then an "
+            "earlier one is used."
+        ) from error
     return None
 
 

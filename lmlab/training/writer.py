@@ -8,7 +8,7 @@ METRICS = "metrics.jsonl"
 
 def whole_lines(path):
     """(text, value) of each line of JSON in a file, in order. A kill may tear the last, and a machine that fails may
-    leave zeros: what is no JSON object is left out."""
+    leave zeros: what is no object with a kind and a step is left out."""
     if not os.path.exists(path):
         return
     with open(path, encoding="utf-8", errors="replace") as f:
@@ -17,7 +17,7 @@ def whole_lines(path):
                 value = json.loads(text)
             except ValueError:
                 continue
-            if text.endswith("\n") and isinstance(value, dict):
+            if text.endswith("\n") and isinstance(value, dict) and value.keys() >= {"kind", "step"}:
                 yield text, value
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from lmlab.errors import UserError
 from lmlab.text import TokenizerFile, train_bpe
+from lmlab.text.merges import GPT2
 from lmlab.text.tokenizer_file import FileTokenizer
 from tests.paths import data
 from tests.text.test_bpe import DOCUMENTS, HARD
@@ -140,6 +141,21 @@ def test_refuses_parts_that_lose_bytes_of_some_text(change, reason, trained, tmp
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(definition))
     with pytest.raises(UserError, match=f"does not round-trip bytes: .*{reason}"):
+        FileTokenizer.load(path)
+
+
+def test_reads_what_an_inverted_split_leaves_whole(trained, tmp_path):
+    """As conversions of tiktoken's files write it: what the pattern matches is kept, and it matches everything."""
+    definition = json.loads(trained.definition)
+    split = {"type": "Split", "pattern": {"Regex": GPT2}, "behavior": "Removed", "invert": True}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    definition["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, level]}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(definition))
+    holds_the_contract(FileTokenizer.load(path))
+    split["pattern"] = {"Regex": "[a-z]+"}
+    path.write_text(json.dumps(definition))
+    with pytest.raises(UserError, match="does not give back what it encoded"):
         FileTokenizer.load(path)
 
 

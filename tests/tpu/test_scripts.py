@@ -162,7 +162,7 @@ def test_results_are_fetched_and_sent_to_the_new_slice(cloud):
     cloud.answers(states=["PREEMPTED", "READY"], statuses=["ended 0"])
     cloud.run("watch.sh", *DISK, *ARM)
     copies = [call[-2:] for call in cloud.calls() if "scp" in call]
-    assert copies == [["my results/runs", "lab:"], ["lab:runs", "my results"]]
+    assert copies == [["my results/runs", "lab:runs.new"], ["lab:runs", "my results"]]
 
 
 def test_what_hosts_have_is_not_replaced_by_what_was_fetched(cloud):
@@ -172,20 +172,28 @@ def test_what_hosts_have_is_not_replaced_by_what_was_fetched(cloud):
     assert not [call for call in cloud.calls() if "scp" in call]
 
 
-def test_a_training_that_was_stopped_is_waited_for(cloud):
-    cloud.answers(statuses=["stopped", "stopped", "running", "ended 0"])
-    done = cloud.run("watch.sh", *BUCKET, *ARM)
+def test_a_training_that_was_stopped_is_fetched_and_waited_for(cloud):
+    cloud.answers(statuses=["held", "held", "running", "held", "ended 0"])
+    done = cloud.run("watch.sh", *DISK, *ARM)
     assert done.returncode == 0 and "waiting for start.sh" in done.stdout + done.stderr
-    assert hosts_did(cloud.calls()) == ["status"] * 4
+    calls = cloud.calls()
+    assert hosts_did(calls) == ["status"] * 5
+    fetched = [i for i, call in enumerate(calls) if "scp" in call]
+    asked = [i for i, call in enumerate(calls) if any("worker.sh status" in word for word in call)]
+    assert len(fetched) >= 3 and asked[0] < fetched[0] < asked[1], "at once, and what a later stop has saved too"
 
 
-def test_a_start_that_fails_behind_the_watchs_own_stop_is_tried_again(cloud):
-    cloud.answers(statuses=["ended 7", "stopped", "ended 0"])
-    cloud.fail(3, "* ssh *worker.sh start*")
+@pytest.mark.parametrize("fails, did", [
+    ("* ssh *worker.sh start*", ["status", "stop", "start", "status", "stop", "start", "status"]),
+    ("* ssh *worker.sh stop*", ["status", "stop", "status", "stop", "start", "status"]),
+])  # fmt: skip
+def test_a_restart_that_does_not_get_through_is_made_again(fails, did, cloud):
+    cloud.answers(statuses=["ended 7", "ended 7", "ended 0"])
+    cloud.fail(3, fails)
     (cloud.folder / "bin" / "sleep").write_text('#!/bin/sh\nrm -f "$FAKE/fail"\n')
     (cloud.folder / "bin" / "sleep").chmod(0o755)
     assert cloud.run("watch.sh", *BUCKET, *ARM).returncode == 0
-    assert hosts_did(cloud.calls()) == ["status", "stop", "start", "status", "start", "status"]
+    assert hosts_did(cloud.calls()) == did
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -111,19 +111,24 @@ def test_a_host_trains_once_at_a_time(host):
 def test_stop_lets_the_training_save(host):
     host.call("start", "a/polite")
     assert host.call("stop").returncode == 0
-    assert host.becomes("stopped")
-    assert (host.home / "lmlab-run" / "exit").read_text() == "143\n"
+    assert host.becomes("ended 143")
     assert host.call("stop").returncode == 0, "stopping twice is no error"
+
+
+def test_what_is_held_is_known_until_the_next_start(host):
+    host.call("start", "a/polite")
+    assert host.call("stop", "hold").returncode == 0
+    assert host.becomes("held")
+    assert (host.home / "lmlab-run" / "exit").read_text() == "143\n"
     host.call("start", "a/good")
     assert host.becomes("ended 0")
-    assert host.call("stop").returncode == 0 and host.status() == "ended 0", "what has ended well stays so"
+    assert host.call("stop", "hold").returncode == 0 and host.status() == "ended 0", "what has ended well stays so"
 
 
 def test_stop_ends_what_does_not_listen(host):
     host.call("start", "a/deaf")
     assert host.call("stop", LMLAB_TPU_GRACE="1").returncode == 0
-    assert host.becomes("stopped")
-    assert (host.home / "lmlab-run" / "exit").read_text() == "137\n"
+    assert host.becomes("ended 137")
 
 
 def test_a_host_that_was_restarted_is_idle(host):
@@ -132,7 +137,7 @@ def test_a_host_that_was_restarted_is_idle(host):
     (host.home / "lmlab-run").mkdir()
     (host.home / "lmlab-run" / "pid").write_text(f"{other.pid}\n")
     assert host.status() == "idle"
-    assert host.call("stop").returncode == 0 and host.status() == "stopped"
+    assert host.call("stop").returncode == 0
     assert other.poll() is None, "it is left alone"
     other.kill()
     other.wait()

@@ -155,7 +155,7 @@ def test_a_run_goes_on_where_parameters_are_split_otherwise(tmp_path, monkeypatc
     with pytest.raises(Stopped):
         loop.train(dataclasses.replace(run, mesh=Mesh(data=2, fsdp=4)), path, stop)
     assert 4 <= read_lines(path)[-1]["step"] < run.steps
-    moved, _ = loop.train(dataclasses.replace(run, mesh=Mesh(data=1, fsdp=2, tensor=4), accumulate=2), path)
+    moved, _ = loop.train(dataclasses.replace(run, mesh=Mesh(data=1, fsdp=2, tensor=4)), path)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-4), params, moved)
     of = lambda folder: [line["loss"] for line in read_lines(folder) if line["kind"] == "train"]  # noqa: E731
     np.testing.assert_allclose(of(path), of(tmp_path / "whole"), rtol=1e-4)

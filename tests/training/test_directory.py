@@ -59,7 +59,7 @@ def test_commits_are_added_once(run, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "change",
-    [dict(mesh=Mesh(fsdp=2)), dict(accumulate=2), dict(remat=True), dict(keep_last=3), dict(keep_every=8),
+    [dict(mesh=Mesh(fsdp=2)), dict(remat=True), dict(keep_last=3), dict(keep_every=8),
      dict(spikes=Spikes("skip"))],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip
@@ -70,7 +70,11 @@ def test_a_run_may_go_on_with_another(run, tmp_path, change):
     with directory.claimed(changed, tmp_path / "run"):
         pass
     assert config.from_json(config.load_json(str(tmp_path / "run" / "run.json"))) == changed
-    for other in (dict(seed=1), dict(length=16), dict(spikes=Spikes(sigmas=6.0))):
+    behind = dataclasses.replace(run, after=run)
+    with directory.claimed(behind, tmp_path / "behind"):
+        pass
+    assert directory.check(dataclasses.replace(behind, after=changed), tmp_path / "behind")
+    for other in (dict(seed=1), dict(length=16), dict(accumulate=2), dict(spikes=Spikes(sigmas=6.0))):
         with pytest.raises(UserError, match="holds another run"):
             directory.check(dataclasses.replace(run, **other), tmp_path / "run")
 
@@ -91,9 +95,9 @@ def test_a_run_of_before_a_field_came_goes_on(run, tmp_path):
 
 def test_what_may_change_names_no_other_directory():
     args = argparse.Namespace(
-        set=["mesh.fsdp=2", "remat=True", "spikes.policy=skip", "spikes.sigmas=6", "steps=20"], corpus=None
+        set=["mesh.fsdp=2", "remat=True", "spikes.policy=skip", "spikes.sigmas=6", "accumulate=2"], corpus=None
     )
-    assert changes_of(args) == ["spikes.sigmas=6", "steps=20"]
+    assert changes_of(args) == ["spikes.sigmas=6", "accumulate=2"]
 
 
 def test_a_claim_that_was_killed_can_be_made_again(run, tmp_path):

@@ -209,7 +209,7 @@ def test_damaged_lines_of_metrics_are_left_out(whole):
     train(dataclasses.replace(run, keep_last=3), path)
     file = path / "metrics.jsonl"
     first, *rest = file.read_text().splitlines(keepends=True)
-    file.write_text(first + "\0" * 40 + "\n" + "[1]\n" + "".join(rest))
+    file.write_text(first + "\0" * 40 + '\n[1]\n{"kind": "train"}\n' + "".join(rest))
     shutil.rmtree(path / "checkpoints" / "8")
     params, _ = train(run, path)
     assert_as_if_left_alone(whole, path, params)
@@ -227,6 +227,11 @@ def test_a_read_that_fails_condemns_no_checkpoint(whole, monkeypatch):
         train(run, path)
     assert one_sentence(error)
     assert checkpoints.steps(path / "checkpoints") == [4, 8] and not (path / "damaged").exists()
+    sha256 = checkpoints.seals._sha256
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.seals, "_sha256", lambda p: fail() if f"{os.sep}8{os.sep}" in str(p) else sha256(p))
+        step, sentences = checkpoints.readable_step(path / "checkpoints")
+    assert step == 4 and "cannot be read" in sentences[0]  # who only reads may have an earlier one
 
 
 def one_sentence(error):
