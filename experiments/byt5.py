@@ -11,8 +11,8 @@ of 3 subwords. Its Table 6 asks what perturbed text costs, its Table 8 what dept
 Bits per byte are of the bytes that were taken out (15%), sentinels and the end included: whoever fills spans must also
 say where they end. They depend on the length of the spans, so that the arm with other spans is compared by robustness.
 At smoke and small the arms are matched in FLOPs per byte read; at paper scale they are ByT5 Small and mT5 Small,
-matched in parameters and tokens, so that mT5 reads 4.1 times the text. The paper trains with Adafactor under an inverse square root; here it is AdamW under WSD.
-Sentinels are ids of their own, where ByT5 takes the last byte ids.
+matched in parameters and tokens, so that mT5 reads 4.1 times the text. The paper trains with Adafactor under an inverse
+square root; here it is AdamW under WSD. Sentinels are ids of their own, where ByT5 takes the last byte ids.
 """
 
 from lmlab.comparison import SPAN_SETUPS, Setup

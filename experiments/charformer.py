@@ -9,11 +9,12 @@ the pooling?
     lmlab table charformer --scale small
     lmlab show charformer --scale paper       the paper's own sizes (Base)
 
-At smoke and small the pooled arms have deeper encoders, so that all arms spend the same FLOPs per byte read, but for one
-that is as deep as the byte transformer and so spends half; steps per second and bits per byte stand side by side. At paper scale the encoders are the same and the pooled ones cheaper, as
-in the paper's Table 6; their MLPs are gated with 2048 units, of as many parameters as the paper's 3072. GBST is that
-of the original Mesh TensorFlow code: a convolution of width 5, a score projection per width, and calibration, where it
-is on, of raw scores; padding takes no part in any mean.
+At smoke and small the pooled arms have deeper encoders, so that all arms spend the same FLOPs per byte read, but for
+one that is as deep as the byte transformer and so spends half; steps per second and bits per byte stand side by side.
+At paper scale the encoders are the same and the pooled ones cheaper, as in the paper's Table 6; their MLPs are gated
+with 2048 units, of as many parameters as the paper's 3072. GBST is that of the original Mesh TensorFlow code: a
+convolution of width 5, a score projection per width, and calibration, where it is on, of raw scores; padding takes no
+part in any mean.
 """
 
 from lmlab.comparison import SPAN_SETUPS, Setup

@@ -9,10 +9,10 @@ equal rates, is what the gate deletes better chosen than chance, or than the end
     lmlab table mrt5 --scale small
     lmlab show mrt5 --scale paper       the paper's own sizes
 
-The paper goes on from the released ByT5 for 5,000 steps; here all arms, those by chance and by rule too, are trained from
-random weights, gates and all, by this repository's recipe (a rate that warms up), with other gains of the controller at
-smoke and small. The regulariser of large scores is left out. Soft bits per byte are as trained, hard ones with the positions really gone; both of the bytes that span
-corruption took out.
+The paper goes on from the released ByT5 for 5,000 steps; here all arms, those by chance and by rule too, are trained
+from random weights, gates and all, by this repository's recipe (a rate that warms up), with other gains of the
+controller at smoke and small. The regulariser of large scores is left out. Soft bits per byte are as trained, hard ones
+with the positions really gone; both of the bytes that span corruption took out.
 """
 
 from lmlab.comparison import SPAN_SETUPS, Setup

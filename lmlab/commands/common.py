@@ -45,4 +45,5 @@ def changes_of(args):
     from lmlab.training.directory import CHANGEABLE
 
     changeable = tuple(path + end for path in CHANGEABLE for end in "=.")
-    return [*[text for text in args.set if not text.startswith(changeable)], *([os.path.abspath(args.corpus)] if args.corpus else [])]
+    settings = [text for text in args.set if not text.startswith(changeable)]
+    return [*settings, *([os.path.abspath(args.corpus)] if args.corpus else [])]
