@@ -98,7 +98,7 @@ def _parser():
     sub.add_argument("--tokenizer", metavar="FILE", help="tokenizer's file or folder that came with it, to sample text")
     sub.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the new file (default: as stored)")
 
-    sub = command("transfer", tools.transfer, "give a model another tokenizer, without training")
+    sub = command("transfer", tools.transfer, "give a model another tokenizer, without training or by distillation")
     sub.add_argument("directory", metavar="DIR", help="run directory or converted model")
     sub.add_argument("out", metavar="OUT", help="new directory")
     sub.add_argument("--tokenizer", metavar="FILE", help="the new one: a tokenizer's file or folder, a run directory, or bytes")
@@ -111,6 +111,13 @@ def _parser():
     sub.add_argument("--k", type=int, default=64, help="for omp: rows in a sum (default: 64)")
     sub.add_argument("--hypernetwork", metavar="DIR", help="run directory of a hypernetwork for this model, such as of "
                      "zett/hypernetwork: it predicts the rows")
+    sub.add_argument("--phrases", type=int, metavar="N", help="the new tokenizer is the old one and the N most frequent runs of "
+                     "two or three words of the corpus")
+    sub.add_argument("--distill", action="store_true", help="then train it to be as likely to say each stretch of text as the "
+                     "old one is (ALM): OUT is a run directory, and the same command resumes it")
+    sub.add_argument("--corpus", metavar="PATH", help="file or folder for --phrases and --distill (default: the standard library)")
+    sub.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="for --distill: override any field")
+    sub.add_argument("--device", choices=["cpu", "gpu", "tpu"], help="for --distill: fail where this is missing")
 
     sub = command("data", tools.data, "bake the corpus of an arm and describe it")
     sub.add_argument("name", help="paper/arm")

@@ -23,12 +23,32 @@ def convert(args):
 
 
 def transfer(args):
-    """`lmlab transfer DIR OUT --tokenizer FILE`."""
+    """`lmlab transfer DIR OUT --tokenizer FILE`, and with --distill the training behind it."""
+    from lmlab.commands.train import describe_result, train_one
+    from lmlab.convert.distill import corpus_at, distillation
     from lmlab.convert.transfer import transfer
 
-    more = args.source_tokenizer, args.donor, args.k, args.hypernetwork
-    transfer(args.directory, args.out, args.tokenizer, args.method, *more)
-    print(args.out)
+    if args.corpus and args.phrases is None and not args.distill:
+        raise UserError("--corpus is what --phrases are counted in and what --distill reads: give one of them.")
+    if args.set and not args.distill:
+        raise UserError("--set is for the run of --distill.")
+    corpus = corpus_at(args.corpus)
+    how = {
+        "tokenizer": args.tokenizer,
+        "method": args.method,
+        "source": args.source_tokenizer,
+        "donor": args.donor,
+        "k": args.k,
+        "hypernetwork": args.hypernetwork,
+        "phrases": None if args.phrases is None else (args.phrases, corpus),
+    }
+    if args.distill:
+        prepare(args.device)
+        run = distillation(args.directory, args.out, corpus, args.set, **how)
+        describe_result(train_one(run, args.out, "distilled"), run, args.out)
+    else:
+        transfer(args.directory, args.out, **how)
+        print(args.out)
 
 
 def data(args):

@@ -29,10 +29,8 @@ def train_one(run, directory, arm, profile=None):
 def train(args):
     """`lmlab train PAPER/ARM`."""
     from lmlab.evaluation.study import Study
-    from lmlab.report.times import describe
     from lmlab.runner import run_directory
     from lmlab.training.profile import check_steps, parse_steps
-    from lmlab.training.writer import last_line
 
     loaded, arm, run = resolve(args, args.seed)
     directory = args.dir or run_directory("runs", loaded.name, args.scale, arm, args.seed, changes_of(args))
@@ -49,8 +47,16 @@ def train(args):
 
         processes.join(args.coordinator, args.processes, args.process)
     result = train_one(run, directory, arm, profile)
-    if result is None:
-        return
+    if result is not None:
+        describe_result(result, run, directory)
+
+
+def describe_result(result, run, directory):
+    """Print what a finished run measured, where its time went and where it lies."""
+    from lmlab.evaluation.study import Study
+    from lmlab.report.times import describe
+    from lmlab.training.writer import last_line
+
     for name, value in result["metrics"].items():
         if isinstance(value, float):
             print(f"{name:<24} {value:.4f}")

@@ -6,6 +6,7 @@ import tempfile
 import jax
 import numpy as np
 
+from lmlab.data.corpora import train_split
 from lmlab.errors import UserError
 from lmlab.models.hierarchy import Hierarchy
 from lmlab.models.hypernetwork import Retokenized, retokenized
@@ -13,6 +14,7 @@ from lmlab.models.language_model import LanguageModel, init
 from lmlab.models.transfer import transferred
 from lmlab.runner import load_run, tokenizer_of
 from lmlab.text.bytes import ByteTokenizer
+from lmlab.text.multi_word import frequent
 from lmlab.text.tokenizer_file import TokenizerFile
 from lmlab.training import checkpoints
 from lmlab.training.directory import RUN, TOKENIZER
@@ -29,28 +31,35 @@ def tokenizer_at(path):
     return TokenizerFile(path).read()
 
 
-def transfer(directory, out, tokenizer=None, method=None, source=None, donor=None, k=64, hypernetwork=None):
+def transfer(
+    directory, out, tokenizer=None, method=None, source=None, donor=None, k=64, hypernetwork=None, phrases=None, record=None
+):
     """Write the model in `directory` as the new directory `out`, with rows for another tokenizer made by `method` (see
     lmlab/models/transfer.py; None: "fvt") or by a hypernetwork.
 
     `tokenizer`, `source`: the new and the old, see `tokenizer_at`; None: the donor's, and the directory's own.
     `donor`: a directory, for "omp". `hypernetwork`: the run directory of one that was trained for this model, or for
-    one that this was fine-tuned from: it reads the rows that the model has now. UserError for models of chunks of
-    bytes, and where model, tokenizer and hypernetwork do not fit.
+    one that this was fine-tuned from: it reads the rows that the model has now. `phrases`: (how many, corpus): the new
+    tokenizer is the old and the most frequent phrases of the corpus (see `MultiWord`). `record`: further files beside
+    the model, {name: text}. UserError for models of chunks of bytes, and where model, tokenizer and hypernetwork do not
+    fit.
     """
     checkpoints.absent(os.path.normpath(out))
-    if tokenizer is None and donor is None:
-        raise UserError("Name the new tokenizer with --tokenizer, or a --donor that has it.")
+    if (phrases is None) == (tokenizer is None and donor is None):
+        raise UserError("Name the new tokenizer, by --tokenizer or by --phrases, or a --donor that has it.")
     if hypernetwork is not None:
         method = method or "hypernetwork"
     if (method == "hypernetwork") != (hypernetwork is not None) or (hypernetwork is not None and donor is not None):
         raise UserError("A hypernetwork (--hypernetwork DIR) is a method by itself: name no other, and no donor.")
+    if phrases is not None and phrases[0] < 1:
+        raise UserError(f"There is to be at least one phrase (--phrases), not {phrases[0]}.")
     if k < 1:
         raise UserError(f"A sum has at least one row, not {k}.")
-    _, model, params = load_run(directory)
-    if type(model) is not LanguageModel or isinstance(model.backbone, Hierarchy):
-        raise UserError("Only a model of tokens one by one can change its tokenizer: this one reads chunks, or spans.")
-    old, new = tokenizer_at(source or directory), tokenizer_at(tokenizer or donor)
+    model, params, old = read_model(directory, source)
+    if phrases is not None:
+        new = frequent(old, phrases[0], train_split(phrases[1]))
+    else:
+        new = tokenizer_at(tokenizer or donor)
     changed = model.clone(vocab_size=new.vocab_size)
     if hypernetwork is not None:
         made = _predicted(hypernetwork, model, params, old, new)
@@ -58,16 +67,29 @@ def transfer(directory, out, tokenizer=None, method=None, source=None, donor=Non
         donor = None if donor is None else load_run(donor)[2]
         fresh = jax.tree.map(np.asarray, init(changed, jax.random.key(0)))
         made = transferred(changed, fresh, params, old, new, method or "fvt", donor, k)
-    texts = {}
+    checkpoints.save_model(out, changed, made, file_of(new) | (record or {}))
+
+
+def read_model(directory, source=None):
+    """(model, params, tokenizer) of a directory; the tokenizer of `source` instead, if it is given. UserError for a
+    model that reads chunks, or spans."""
+    _, model, params = load_run(directory)
+    if type(model) is not LanguageModel or isinstance(model.backbone, Hierarchy):
+        raise UserError("Only a model of tokens one by one can change its tokenizer: this one reads chunks, or spans.")
+    return model, params, tokenizer_at(source or directory)
+
+
+def file_of(tokenizer):
+    """{its name beside a model: what it holds}; of bytes nothing. UserError where no file holds the whole tokenizer."""
+    if isinstance(tokenizer, ByteTokenizer):
+        return {}
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, TOKENIZER)
-        new.save(path)
-        if not isinstance(new, ByteTokenizer):  # which has no file
-            if not os.path.exists(path) or not _reads_back(path, new):
-                raise UserError(f"A {type(new).__name__} cannot be kept beside a model: no file holds all of it.")
-            with open(path, encoding="utf-8") as f:
-                texts[TOKENIZER] = f.read()
-    checkpoints.save_model(out, changed, made, texts)
+        tokenizer.save(path)
+        if not os.path.exists(path) or not _reads_back(path, tokenizer):
+            raise UserError(f"A {type(tokenizer).__name__} cannot be kept beside a model: no file holds all of it.")
+        with open(path, encoding="utf-8") as f:
+            return {TOKENIZER: f.read()}
 
 
 def _predicted(directory, model, params, old, new):

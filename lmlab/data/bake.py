@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lmlab.config import load_json
-from lmlab.data.corpora import split_of
+from lmlab.data.corpora import documents_of, train_split
 from lmlab.errors import UserError
 
 FORMAT = 2  # in the folder's name: a change of what is baked must change it
@@ -86,18 +86,11 @@ def bake(corpus, recipe, cache=None):
     return Baked(directory, recipe)
 
 
-def _documents(corpus):
-    """(split, bytes, text) of every document."""
-    for document in corpus.documents():
-        split = document.split or split_of(document.data, corpus.validation, corpus.test)
-        yield split, document.data, document.text
-
-
 def _write(corpus, recipe, folder):
-    tokenizer = recipe.train(data for split, data, _ in _documents(corpus) if split == "train")
+    tokenizer = recipe.train(train_split(corpus))
     tokenizer.save(os.path.join(folder, "tokenizer.json"))
     writers = {split: _SplitWriter(folder, split, tokenizer) for split in SPLITS}
-    for split, data, text in _documents(corpus):
+    for split, data, text in documents_of(corpus):
         writers[split].add(data, text)
     splits = {split: writer.close() for split, writer in writers.items()}
     total = sum(entry["documents"] for entry in splits.values())

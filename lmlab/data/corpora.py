@@ -39,6 +39,18 @@ def unique(documents):
             yield document
 
 
+def documents_of(corpus):
+    """Yields (split, bytes, text) of every document of a corpus."""
+    for document in corpus.documents():
+        split = document.split or split_of(document.data, corpus.validation, corpus.test)
+        yield split, document.data, document.text
+
+
+def train_split(corpus):
+    """Yields the documents of its train split, as bytes."""
+    return (data for split, data, _ in documents_of(corpus) if split == "train")
+
+
 def _walk(root, skip=()):
     """Paths of the files below `root` in a fixed order, without hidden ones."""
     for folder, folders, names in os.walk(root):

@@ -40,6 +40,20 @@ def count_phrases(documents: Iterable[bytes], longest: int, most_bytes: int = 64
     return counts
 
 
+def frequent(
+    base: Any, phrases: int, documents: Iterable[bytes], longest: int = 3, most_bytes: int = 64
+) -> "MultiWordTokenizer":
+    """The tokenizer `base` with the `phrases` most frequent runs of 2 to `longest` words of the documents.
+
+    UserError if too few of them occur twice.
+    """
+    counts = count_phrases(documents, longest, most_bytes)
+    ranked = sorted((-count, phrase) for phrase, count in counts.items() if count > 1)
+    if len(ranked) < phrases:
+        raise UserError(f"The corpus is too small for {phrases} multi-word tokens: it yields only {len(ranked)}.")
+    return MultiWordTokenizer(base, tuple(phrase for _, phrase in ranked[:phrases]))
+
+
 @dataclasses.dataclass(frozen=True)
 class MultiWord:
     """Recipe: `base`, and the `phrases` most frequent runs of 2 to `longest` words of the train split.
@@ -72,13 +86,8 @@ class MultiWord:
     def train(self, documents: Iterable[bytes]) -> "MultiWordTokenizer":
         """Train `base` and count phrases. UserError if too few of them occur twice."""
         documents = list(documents)
-        counts = count_phrases(documents, self.longest, self.most_bytes)
-        ranked = sorted((-count, phrase) for phrase, count in counts.items() if count > 1)
-        if len(ranked) < self.phrases:
-            found = f"it yields only {len(ranked)}"
-            raise UserError(f"The corpus is too small for {self.phrases} multi-word tokens: {found}.")
-        kept = tuple(phrase for _, phrase in ranked[: self.phrases])
-        return MultiWordTokenizer(self.base.train(documents), kept, self.bytes_per_token)
+        made = frequent(self.base.train(documents), self.phrases, documents, self.longest, self.most_bytes)
+        return dataclasses.replace(made, bytes_per_token=self.bytes_per_token)
 
     def load(self, path: str | pathlib.Path) -> "MultiWordTokenizer":
         """Read what `MultiWordTokenizer.save` wrote."""
