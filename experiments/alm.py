@@ -16,9 +16,10 @@ ALM is the authors' binary cross-entropy at temperature 100, of chunks that the 
 where the teacher gives that less than 0.1 (`merge_by_space_prob+append_space`). What the authors add is left out: the
 alignment of hidden states and the weighting by gradients' magnitudes. 5,000 steps of 64 rows are their example's.
 
-Each student trains its teacher beside it. `--set objective.weights=DIR` takes that of a finished run; or released
-weights, as the authors do, that `lmlab convert llama .. --tokenizer FILE` has read, where TEACHERS names a
-`TokenizerFile` of the same FILE.
+A table trains the teacher once, `lmlab train` of a student trains it beside. `--set objective.weights=DIR` takes that of
+a finished run; or released weights, as the authors do, that `lmlab convert llama .. --tokenizer FILE` has read, where
+TEACHERS names a `TokenizerFile` of the same FILE. `lmlab transfer DIR OUT --tokenizer FILE --distill` does the same for
+any model and any file.
 """
 
 import dataclasses

@@ -21,6 +21,7 @@ def sweep(args):
     from lmlab.report.tables import render_terminal
     from lmlab.runner import gather_provenance, run_directory
     from lmlab.training.directory import check, write
+    from lmlab.training.known import Known
 
     loaded, values = experiment.load(args.name), args.values.split(",")
     if len(set(values)) < len(values) or len(values) < 2 or not all(map(_is_number, values)):
@@ -38,10 +39,13 @@ def sweep(args):
             check(run, directory)
             jobs.append((arm.name, value, run, directory))
     prepare()
+    known = Known()
     for i, (arm, value, run, directory) in enumerate(jobs):
         print(f"[{i + 1}/{len(jobs)}] {loaded.name}/{arm} at {args.scale}, {args.field}={value}", flush=True)
+        known.copy(run, directory)
         try:
             train_one(run, directory, arm)
+            known.add(run, directory)
         except Diverged as halt:  # an answer too
             print(f"lmlab: {halt}", file=sys.stderr)
     results = load_results([directory for *_, directory in jobs])

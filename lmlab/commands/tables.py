@@ -18,6 +18,7 @@ def table(args):
     from lmlab.report.tables import render_terminal
     from lmlab.runner import gather_provenance, run_directory, save_table, table_view
     from lmlab.training.directory import check
+    from lmlab.training.known import Known
 
     loaded = experiment.load(args.name)
     try:
@@ -33,10 +34,12 @@ def table(args):
             check(run, directory)
             jobs.append((arm, seed, run, directory))
     prepare()
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console, known = Console(width=None if sys.stdout.isatty() else 160), Known()
     for i, (arm, seed, run, directory) in enumerate(jobs):
         print(f"[{i + 1}/{len(jobs)}] {loaded.name}/{arm.name} at {args.scale}, seed {seed}", flush=True)
+        known.copy(run, directory)
         train_one(run, directory, arm.name)
+        known.add(run, directory)
     root = os.path.join(args.dir, loaded.name, args.scale)
     results = load_results([directory for *_, directory in jobs])
     views = [table_view(loaded, table, results) for table in loaded.tables]

@@ -21,7 +21,7 @@ def check(run, directory):
     in what is `CHANGEABLE`."""
     path = os.path.join(directory, RUN)
     if os.path.exists(path):
-        if _identity(_held(path)) != _identity(config.to_json(run)):
+        if identity(_held(path)) != identity(config.to_json(run)):
             raise UserError(f"{directory} holds another run: choose another directory with --dir.")
         return True
     if os.path.lexists(directory) and not os.path.isdir(directory):
@@ -129,13 +129,13 @@ def _held(path):
         return data
 
 
-def _identity(data):
+def identity(data):
     """A run's JSON without what is `CHANGEABLE` of it and of the runs that it comes after."""
     if isinstance(data, list):
-        return [_identity(value) for value in data]
+        return [identity(value) for value in data]
     if not isinstance(data, dict):
         return data
-    data = {name: _identity(value) for name, value in data.items()}
+    data = {name: identity(value) for name, value in data.items()}
     if str(data.get("class")).endswith(":Run"):
         for path in CHANGEABLE:
             parent, _, name = path.rpartition(".")
