@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from lmlab.data.bake import split_of
+from lmlab.data.corpora import split_of
 from lmlab.data.corpora import Files
 from lmlab.data.foreign_tokenizer import TrainedOn
 from lmlab.text.bpe import BPE

@@ -1,7 +1,7 @@
 """The two ways of encoding differ on the chain that is used: else two of the table's arms would be one."""
 
 from lmlab import experiment
-from lmlab.data.bake import split_of
+from lmlab.data.corpora import split_of
 
 
 def test_the_chain_s_text_is_not_encoded_alike():
