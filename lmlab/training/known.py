@@ -1,5 +1,6 @@
 """Finished runs that others come after: what the arms of a table have in common is trained once and then copied."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -7,7 +8,7 @@ import shutil
 from lmlab import config
 from lmlab.errors import Interrupted
 from lmlab.training import checkpoints
-from lmlab.training.directory import identity
+from lmlab.training.directory import RUN, identity, write
 
 
 class Known:
@@ -26,7 +27,7 @@ class Known:
             if found is None:
                 self.copy(other, where)
             elif not os.path.lexists(where):
-                _copy(found, where)
+                _copy(found, where, other)
 
     def add(self, run, directory):
         """Remember `run` in `directory`, as far as that is finished, and what it came after."""
@@ -37,12 +38,13 @@ class Known:
             self._where.setdefault(_key(run), directory)
 
 
-def _copy(source, directory):
-    """Whole, or not at all."""
+def _copy(source, directory, run):
+    """Whole, or not at all; as `run`, which may be evaluated otherwise."""
     new = directory + ".new"
     try:
         shutil.rmtree(new, ignore_errors=True)  # of a call that was killed
         shutil.copytree(source, new, ignore=shutil.ignore_patterns("lock", "result.json", "profile"))
+        write(os.path.join(new, RUN), json.dumps(config.to_json(run), indent=1))
         os.rename(new, directory)
     except OSError as error:  # shutil's own holds one for each file
         shutil.rmtree(new, ignore_errors=True)
@@ -50,4 +52,5 @@ def _copy(source, directory):
 
 
 def _key(run):
-    return json.dumps(identity(config.to_json(run)))
+    """All that its parameters depend on: how it is evaluated at its end is none of that."""
+    return json.dumps(identity(config.to_json(dataclasses.replace(run, evaluators=()))))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lmlab.errors import Interrupted
+from lmlab.evaluation.bits_per_byte import BitsPerByte
 from lmlab.objectives.transferred import Transferred
 from lmlab.runner import load_run
 from lmlab.training.known import Known
@@ -40,6 +41,17 @@ def test_a_teacher_is_copied_and_its_student_is_the_same(runs, tmp_path):
     assert (tmp_path / "copied-teacher" / "metrics.jsonl").read_bytes() == lines[0]
     train(student, str(tmp_path / "alone"))
     jax.tree.map(np.testing.assert_array_equal, parameters(tmp_path / "copied"), parameters(tmp_path / "alone"))
+
+
+def test_a_teacher_that_is_evaluated_otherwise_is_the_same(runs, tmp_path):
+    teacher, student = runs
+    known, seen = Known(), dataclasses.replace(teacher, evaluators=(BitsPerByte("test"),))
+    train(seen, str(tmp_path / "arm"))
+    known.add(seen, tmp_path / "arm")
+    known.copy(student, tmp_path / "copied")
+    train(student, str(tmp_path / "copied"))
+    lines = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("arm", "copied-teacher")]
+    assert lines[0] == lines[1]
 
 
 def test_what_a_teacher_came_after_is_remembered_too(runs, tmp_path):
