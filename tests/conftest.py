@@ -1,6 +1,5 @@
 """Settings of every test: the CPU, programs that compile fast rather than run fast, and are kept between runs."""
 
-import contextlib
 import gc
 import os
 import re
@@ -13,7 +12,7 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-from lmlab.memory import keep_freed_memory  # noqa: E402
+from lmlab.memory import drop_programs, keep_freed_memory  # noqa: E402
 
 # The first halves the compile time of unoptimized code, the second saves a tenth more: tests have a core each.
 PLAIN = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
@@ -27,7 +26,6 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 MANY_ARMS = ("test_all_arms.py", "test_causality.py", "test_encoder_decoder.py")
-MAPPINGS = 20_000
 
 # The graphs that tracing leaves are large and live long: to look through them again and again took a third of the time.
 gc.collect()
@@ -51,9 +49,6 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.fixture(autouse=True)
 def few_programs():
-    """Compiled programs are dropped once there are many: a process may hold only so many mappings of memory (Linux:
-    65,530), and XLA dies, without a word, at the next."""
+    """Compiled programs are dropped once there are many."""
     yield
-    with contextlib.suppress(FileNotFoundError), open("/proc/self/maps", "rb") as maps:
-        if sum(1 for _ in maps) > MAPPINGS:
-            jax.clear_caches()
+    drop_programs()

@@ -7,10 +7,12 @@ from lmlab.errors import UserError
 def train_one(run, directory, arm, profile=None):
     """`run_arm` with a bar of its progress."""
     from lmlab.evaluation.study import Study
+    from lmlab.memory import drop_programs
     from lmlab.report.terminal import training_progress
     from lmlab.runner import run_arm
     from lmlab.training import processes
 
+    drop_programs()  # of the runs before
     if isinstance(run, Study):
         return run_arm(run, directory, arm)
     processes.all_devices()  # a UserError now, if there are none
