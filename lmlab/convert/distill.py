@@ -41,7 +41,7 @@ def distillation(directory, out, corpus, overrides=(), **how):
     """
     out = os.path.normpath(out)
     before, teacher = f"{out}-before", f"{out}-teacher"
-    record = json.dumps({"directory": directory, "corpus": corpus, **how}, default=repr, indent=1)
+    record = json.dumps(_absolute({"directory": directory, "corpus": corpus} | how), default=repr, indent=1)
     made = [path for path in (before, teacher) if not os.path.lexists(path)]
     try:
         if before in made:
@@ -92,6 +92,12 @@ def _tokenizer(directory, corpus):
             break
     tokens = sum(len(ids) for ids in TokenizerFile(path).read().encode_batch(texts))
     return TokenizerFile(path, round(size / max(tokens, 1), 2))
+
+
+def _absolute(values):
+    """Paths among them as seen from anywhere."""
+    is_path = lambda value: isinstance(value, str) and os.path.exists(value)  # noqa: E731
+    return {name: os.path.abspath(value) if is_path(value) else value for name, value in values.items()}
 
 
 def _read(path):

@@ -48,7 +48,7 @@ def cache(folder, monkeypatch, capsys):
     capsys.readouterr()
 
 
-def test_a_model_of_subwords_becomes_one_of_bytes(folder, tmp_path, cache):
+def test_a_model_of_subwords_becomes_one_of_bytes(folder, tmp_path, cache, monkeypatch):
     out = tmp_path / "out"
     distill(folder, out, "--tokenizer", "bytes", "--method", "mean", steps=80)
     assert f"run directory: {out}" in cache.readouterr().out
@@ -63,9 +63,10 @@ def test_a_model_of_subwords_becomes_one_of_bytes(folder, tmp_path, cache):
     lines, _ = read_metrics(out)
     assert lines[-1]["bpb"] < lines[0]["bpb"] - 1  # next-token prediction is no part of the loss
     assert 0.9 < lines[-1]["in_chunks"] <= 1  # the teacher's tokens have room in a row
-    # The same command again is a no-op; another training, or another way to its rows, is refused.
+    # The same command again is a no-op, from wherever; another training, or another way to its rows, is refused.
     before = os.stat(out / "result.json").st_mtime_ns
-    distill(folder, out, "--tokenizer", "bytes", "--method", "mean", steps=80)
+    monkeypatch.chdir(tmp_path)
+    distill(folder, os.path.relpath(out), "--tokenizer", "bytes", "--method", "mean", steps=80)
     assert os.stat(out / "result.json").st_mtime_ns == before
     cache.readouterr()
     for argv, steps, said in (
