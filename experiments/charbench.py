@@ -35,12 +35,12 @@ PAPER = Paper(
     "token.",
 )
 
-# Layers, width, heads; documents; steps, rows, bytes per row; questions per task; fewer and more ids.
+# Layers, width, heads; documents; steps, rows, bytes per row; questions per task; fewer
+# and more ids, with the bytes of a token of the questions.
 SIZES = {
-    "smoke": ((1, 64, 4), 500, (60, 16, 256), 5, (512, 1024)),
-    "small": ((3, 128, 4), 20_000, (600, 16, 512), 40, (1024, 8192)),
+    "smoke": ((1, 64, 4), 500, (60, 16, 256), 5, ((512, 1.7), (1024, 2.0))),
+    "small": ((3, 128, 4), 20_000, (600, 16, 512), 150, ((1024, 2.0), (8192, 2.55))),
 }
-BYTES_PER_TOKEN = (1.6, 1.9)  # of the questions
 
 
 def asking(which=None):
@@ -50,7 +50,7 @@ def asking(which=None):
         (layers, width, heads), documents, (steps, rows, length), questions, sizes = SIZES[scale]
         tokenizer = ByteTokenizer()
         if which is not None:
-            tokenizer = TrainedOn(BPE(sizes[which], BYTES_PER_TOKEN[which]), LibraryPart(4_000_000))
+            tokenizer = TrainedOn(BPE(*sizes[which]), LibraryPart(None))
         return Run(
             model=LanguageModel(tokenizer.vocab_size, transformer(layers, width, n_heads=heads)),
             corpus=CharacterTaskText(documents),
@@ -80,8 +80,10 @@ TABLE = Table(
     measured=(
         *(Column(f"characters/{task}", task.capitalize(), "% right", "higher", 1) for task in TASKS),
         Column("characters", "Mean", "% right", "higher", 1),
+        Column("characters_unasked", "Another word asked", "% right", None, 1),
         Column("characters_chance", "By chance", "% right", None, 1),
-        Column("token_length", "Longest token", "correlation with being right", None, 2),
+        Column("token_length", "Longest token", "correlation with right places", None, 2),
+        Column("mflops_per_byte", "MFLOPs", "per byte", None, 3),
         Column("bpb", "Test", "bits per byte", "lower", 3),
     ),
     note="The papers' own tables were not read.",

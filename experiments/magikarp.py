@@ -77,6 +77,7 @@ TABLE = Table(
         Column("untrained", "Never seen", "tokens", None, 0),
         *(Column(f"auc/{name}", label, "area under ROC", "higher", 3) for name, label in LABELS.items()),
         Column("precision", "Flagged", "% never seen", "higher", 1),
+        Column("chance", "All", "% never seen", None, 1),
         Column("recall", "As many", "% never seen", "higher", 1),
         Column("verified", "Flagged", "% not repeated", None, 1),
         Column("verified_others", "Others", "% not repeated", None, 1),

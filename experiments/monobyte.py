@@ -33,9 +33,10 @@ PAPER = Paper(
 
 SETUPS = {
     "smoke": dataclasses.replace(SPAN_SETUPS["smoke"], corpus=LibraryPart(4_000_000)),
-    "small": dataclasses.replace(SPAN_SETUPS["small"], train_bytes=2_000_000, corpus=LibraryPart(None, 0.01, 0.03)),
+    "small": dataclasses.replace(SPAN_SETUPS["small"], train_bytes=2_000_000, corpus=LibraryPart(None, 0.01, 0.1)),
     "paper": Setup(LibraryPart(), 65_000_000_000, 2**20, 1024, 1024, 1e-3, 1_000_000, "bfloat16"),
 }
+OTHER_ORDER = 1000  # of the text before: else English after English would be the same batches again, masks and all
 SHAPES = {
     "smoke": (288, (3, 1), 64, 128, 4, 16),
     "small": (288, (3, 1), 128, 256, 4, 32),
@@ -51,7 +52,7 @@ def pretrained(part=None, synthetic=None):
         if part is None and synthetic is None:
             return second
         corpus = synthetic or dataclasses.replace(second.corpus, part=part)
-        first = dataclasses.replace(second, corpus=corpus, evaluators=())
+        first = dataclasses.replace(second, corpus=corpus, evaluators=(), seed=second.seed + OTHER_ORDER)
         return dataclasses.replace(second, after=first)
 
     return run

@@ -27,7 +27,7 @@ class Categories:
     def _sources(self):
         """{name: corpus}."""
         if self.path is None:
-            return {part: LibraryPart(3 * self.max_bytes, part=part) for part in ("prose", "code")}
+            return {part: LibraryPart(2**40, part=part) for part in ("prose", "code")}
         if not os.path.isdir(self.path):
             raise UserError(f"There is no folder of texts at {self.path}.")
         return {name: Files(os.path.join(self.path, file)) for name, file in text_files(self.path).items()}

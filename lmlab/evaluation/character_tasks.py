@@ -9,6 +9,8 @@ from lmlab.data.character_tasks import cute_questions, library_words, made_quest
 from lmlab.errors import UserError
 from lmlab.evaluation.scoring import score
 
+PLACES = ("place", "nth")  # tasks about where a character stands
+
 
 def text_nats(model, params, tokenizer, texts, length, batch_size):
     """float64 [texts]: -log p of each, as its own encoding behind BOS. UserError for a text longer than `length`
@@ -55,27 +57,38 @@ class CharacterTasks:
             cute_questions(self.path, self.questions + self.shots, np.random.default_rng(self.seed))
 
     def __call__(self, model, params, data):
-        """{"characters/<task>": % right, "characters": their mean, "characters_chance": of guessing, "token_length":
-        correlation of being right with the bytes of the longest token of the word (0 where all are alike)}; nothing for
-        a model that does not continue a text."""
+        """{"characters/<task>": % right, "characters": their mean, "characters_chance": of guessing,
+        "characters_unasked": the mean where the next word's question stands before a word's answers, which is what their
+        form gives away; "token_length": correlation of being right about places (about anything, where no task asks for
+        these) with the bytes of the longest token of the word (0 where all are alike)}; nothing for a model that does
+        not continue a text."""
         if not data.corruption.continues:
             return {}
         rng, tokenizer = np.random.default_rng(self.seed), data.baked.tokenizer
         count = self.questions + self.shots
         made = self.path is None
         tasks = made_questions(library_words()[self.split], count, rng) if made else cute_questions(self.path, count, rng)
-        texts, owners, asked = [], [], []
-        for found in tasks.values():
-            shown, rest = found[: self.shots], found[self.shots :]
-            for question in rest:
-                texts += self._texts(question, shown, tokenizer, data.length)
-                owners += [len(asked)] * len(question.answers)
-                asked.append(question)
-        nats = text_nats(model, params, tokenizer, texts, data.length, data.batch_size)
+        asked = [(found[: self.shots], question) for found in tasks.values() for question in found[self.shots :]]
+        unasked = [
+            (found[: self.shots], question._replace(prompt=other.prompt))
+            for found in tasks.values()
+            for question, other in zip(found[self.shots :], [*found[self.shots + 1 :], found[self.shots]], strict=True)
+        ]
+        right, by_form = (self._right(questions, model, params, data) for questions in (asked, unasked))
+        names = np.array([question.task for _, question in asked])
+        unasked_right = [100 * float(by_form[names == task].mean()) for task in tasks]
+        described = self._describe([question for _, question in asked], right, tokenizer)
+        return described | {"characters_unasked": float(np.mean(unasked_right))}
+
+    def _right(self, questions, model, params, data):
+        """bool [questions]: the right answer, which comes first, is likelier than every other, not as likely."""
+        texts, owners = [], []
+        for i, (shown, question) in enumerate(questions):
+            texts += self._texts(question, shown, data.baked.tokenizer, data.length)
+            owners += [i] * len(question.answers)
+        nats = text_nats(model, params, data.baked.tokenizer, texts, data.length, data.batch_size)
         owners = np.array(owners)
-        # The right answer comes first: it must be likelier than every other, not as likely.
-        right = np.array([bool(nats[owners == i][0] < nats[owners == i][1:].min()) for i in range(len(asked))])
-        return self._describe(asked, right, tokenizer)
+        return np.array([bool(nats[owners == i][0] < nats[owners == i][1:].min()) for i in range(len(questions))])
 
     def _texts(self, question, shown, tokenizer, length):
         """The question with each answer, behind as many shown ones as fit for all."""
@@ -92,6 +105,8 @@ class CharacterTasks:
         chance = {t: np.mean([1 / len(q.answers) for q in asked if q.task == t]) for t in dict.fromkeys(names.tolist())}
         lengths = tokenizer.token_lengths()
         longest = np.array([lengths[tokenizer.encode(b" " + q.word)].max() for q in asked], float)
+        if (places := np.isin(names, PLACES)).any():
+            longest, right = longest[places], right[places]
         varies = longest.std() > 0 and right.std() > 0
         return accuracy | {
             "characters": float(np.mean(list(accuracy.values()))),

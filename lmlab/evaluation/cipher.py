@@ -23,7 +23,7 @@ def cipher(data, seed=0):
 
 @dataclasses.dataclass(frozen=True)
 class Cipher:
-    """Bits per byte of excerpts of one split as they are, by how much of their document a model sees before, and with each
+    """Bits per byte of excerpts of one split as they are, by how much of the excerpt a model sees before, and with each
     document under a key of its own. UserError for a run that does not read plain bytes."""
 
     split: str = "test"
@@ -38,7 +38,11 @@ class Cipher:
             raise UserError("A cipher of bytes is for models that read bytes.")
         documents = list(data.baked.documents(self.split))
         share = max(1, self.max_bytes // len(documents))
-        excerpts = [document[:share] for document in documents]
+        # From anywhere: the beginnings of documents are of a kind, and so all bytes with little before them would be.
+        starts = np.random.default_rng(self.seed).random(len(documents))
+        excerpts = [
+            document[int(u * max(0, len(document) - share)) :][:share] for u, document in zip(starts, documents, strict=True)
+        ]
         values = {}
         for name, texts in (("plain", excerpts), ("cipher", [cipher(text, self.seed) for text in excerpts])):
             sums = np.zeros((len(FROM), 2))

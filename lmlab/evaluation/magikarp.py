@@ -103,9 +103,9 @@ class UnderTrained:
             raise UserError(f"The indicator is one of {', '.join(INDICATORS)}, and share is between 0 and 1.")
 
     def __call__(self, model, params, data):
-        """{"candidates", "untrained": number of tokens, "auc/<indicator>", "precision": % of the flagged that never
-        occurred, "recall": % of those that never occurred among as many of the most suspicious, "verified": % of the
-        flagged that cannot be repeated, "verified_others": of as many others}."""
+        """{"candidates", "untrained": number of tokens, "chance": % that never occurred, "auc/<indicator>", "precision": %
+        of the flagged that never occurred, "recall": % of those that never occurred among as many of the most
+        suspicious, "verified": % of the flagged that cannot be repeated, "verified_others": of as many others}."""
         tokenizer, stream = data.baked.tokenizer, data.baked.split(self.split)
         counts = np.zeros(tokenizer.vocab_size, np.int64)
         for at in range(0, len(stream.tokens), 1 << 22):
@@ -117,7 +117,7 @@ class UnderTrained:
         if indicator not in found:
             raise UserError(f"A tied model has no {indicator}.")
         kinds = np.array([kind(tokenizer.token_bytes(i)) for i in range(len(counts))])
-        asked = ~np.isin(kinds, ("fragment", "special"))
+        asked = ~np.isin(kinds, ("fragment", "special")) & (tokenizer.token_lengths() > 1)  # every tokenizer has the bytes
         asked[unreachable(tokenizer)] = False
         ids = np.flatnonzero(asked)
         untrained, order = counts[ids] == 0, np.argsort(found[indicator][ids])
@@ -128,6 +128,7 @@ class UnderTrained:
         return {f"auc/{name}": area_under_curve(values[ids], untrained) for name, values in found.items()} | {
             "candidates": float(len(ids)),
             "untrained": float(untrained.sum()),
+            "chance": 100 * float(untrained.mean()),
             "precision": 100 * float(untrained[flagged].mean()),
             "recall": 100 * float(untrained[as_many].mean()) if len(as_many) else 100.0,
             "verified": 100 * float(low.mean()),

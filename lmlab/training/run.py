@@ -96,8 +96,10 @@ class Run:
         return self._with(lambda run: run.reading(path), corpus=Files(os.path.abspath(path)))
 
     def seeded(self, seed):
-        """This run, and all that it trains first, with another seed."""
-        return self._with(lambda run: run.seeded(seed), seed=seed, after=self.after and self.after.seeded(seed))
+        """This run, and all that it trains first, with another seed; the run before with one that is as far from it as
+        now."""
+        after = self.after and self.after.seeded(seed + self.after.seed - self.seed)
+        return self._with(lambda run: run.seeded(seed), seed=seed, after=after)
 
     def _with(self, change, **fields):
         """This run with other fields, and `change` made to the runs that its objective has trained first."""

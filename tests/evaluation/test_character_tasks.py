@@ -110,6 +110,10 @@ def test_who_knows_the_answers_is_right_and_who_guesses_is_at_chance(tmp_path, m
     guessed = ask(lambda text: rng.random())
     assert abs(guessed["characters"] - guessed["characters_chance"]) < 12 and 25 <= guessed["characters_chance"] < 35
     assert known["token_length"] == 0  # bytes are all alike
+    assert known["characters_unasked"] < 40
+    # Who looks at the answers alone, here at their bytes' sum, is as right without the question.
+    of_form = ask(lambda text: float(sum(text.splitlines()[-1].rpartition(b":")[2])))
+    assert of_form["characters_unasked"] == of_form["characters"]
 
 
 def test_rows_too_short_show_less_and_then_refuse(tmp_path, monkeypatch):
