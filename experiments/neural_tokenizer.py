@@ -32,7 +32,7 @@ from lmlab.experiment import Arm, Column, Experiment, Paper, Table, robustness
 from lmlab.models.boundaries import BoundaryPredictor
 from lmlab.models.build import hierarchy, transformer
 from lmlab.models.language_model import LanguageModel
-from lmlab.models.segments import StraightThroughMean
+from lmlab.models.segments import PieceMean
 from lmlab.models.unpool import Add
 from lmlab.objectives.boundaries import Distilled, PieceStarts
 from lmlab.objectives.next_token import NextToken
@@ -83,7 +83,7 @@ def tagged(scale, objective):
     layout, widths, d_ff, heads, d_state, d_head, capacity = TAGGED[scale]
     body = hierarchy(
         layout, widths, d_ff, heads, d_state=d_state, target=BYTES_PER_TOKEN[scale], capacity=(capacity, None),
-        chunker=lambda width, target: BoundaryPredictor(width, d_head, target), pool=StraightThroughMean, unpool=Add,
+        chunker=lambda width, target: BoundaryPredictor(width, d_head, target), pool=PieceMean, unpool=Add,
     )
     return SETUPS[scale].run(
         LanguageModel(256, body),

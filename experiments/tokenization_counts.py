@@ -8,8 +8,11 @@ where commas force groups from the right; errors follow stereotyped patterns.
 
 The paper prompts finished models. Here small transformers of one shape are trained from nothing on additions, the same
 for every arm: digits one by one, in groups of three from the left, from the right, or from the left with commas
-between. An answer counts if all of it is right, and apart where it is longer than the addends: there groups from the
-left shift against theirs. Rows hold equally many sums in every arm, and so fewer tokens where these are longer.
+between. An answer counts if all of it is right; what it costs tells more where few are. Sums that have a number of more
+than three digits are counted apart by what groups from the left do: where addends and answer are of one length, groups
+stand for the same places in all three; where the answer alone is longer, its groups are shifted against the addends',
+and where the addends' lengths differ, theirs against each other. Rows hold equally many sums in every arm, and so fewer
+tokens where these are longer.
 """
 
 from lmlab.data.sums import Sums
@@ -68,19 +71,22 @@ ARMS = (
     Arm("commas", "From the left, with commas", adding(DigitGroups("left"), ",", COMMAS)),
 )
 
+CLASSES = {"same": "Same length", "carry": "Longer answer", "unequal": "Unequal addends"}
 TABLE = Table(
     name="addition",
     title="Additions by how their digits are grouped",
     arms=tuple(arm.name for arm in ARMS),
     measured=(
-        Column("right", "Right", "% of sums", "higher", 1),
-        Column("right_equal", "As long as the addends", "% right", "higher", 1),
-        Column("right_longer", "Longer than both", "% right", "higher", 1),
+        Column("right", "All", "% right", "higher", 1),
+        *(Column(f"right/{name}", label, "% right", "higher", 1) for name, label in CLASSES.items()),
+        Column("bits", "All", "bits per digit", "lower", 3),
+        *(Column(f"bits/{name}", label, "bits per digit", "lower", 3) for name, label in CLASSES.items()),
         Column("first_wrong", "First error", "% into the answer", None, 1),
         Column("bpb", "Test", "bits per byte", "lower", 3),
         Column("bytes_per_token", "Token", "bytes", None, 2),
     ),
-    note="The paper's own tables were not read. Commas are bytes, so that bits per byte of that arm do not compare.",
+    note="The paper's own tables were not read. Bits are those of the answer and its end, per digit of it, whatever the "
+    "tokens. Commas are bytes, so that bits per byte of that arm do not compare.",
 )
 
 EXPERIMENT = Experiment(paper=PAPER, scales=("smoke", "small"), arms=ARMS, tables=(TABLE,), anchor="left")

@@ -75,3 +75,34 @@ class StraightThroughMean(SegmentMean):
         p_BL = jnp.where(anew_BL, 0.0, shift_right(routing.probability_BL, 0))
         before_BL1 = linear_scan(1.0 - anew_BL, p_BL[..., None])
         return (1 + before_BL1 - jax.lax.stop_gradient(before_BL1))[..., 0]
+
+
+class PieceMean(StraightThroughMean):
+    """`StraightThroughMean` for boundaries that are the first positions of pieces, tag B of a tagger (Islam et al. 2022,
+    arXiv 2204.10815): a chunk reads the mean of the piece that its start ends, the start itself left out."""
+
+    @staticmethod
+    def weights(routing, segment_ids_BL):
+        """As there, of the position before; nothing is before the first of a document."""
+        w_BL = StraightThroughMean.weights(routing, segment_ids_BL)
+        return jnp.where(segment_starts(segment_ids_BL), 0.0, w_BL)
+
+    def __call__(self, h_BLD, routing, c, segment_ids_BL):
+        """[B, L, ..] -> [B, C, D]."""
+        return super().__call__(shift_right(h_BLD, 0), routing, c, segment_ids_BL)
+
+    def cache_after(self, h_BLD, start_BL, valid_BL):
+        """Cache behind right-padded prompts: what follows the last start, and that start."""
+        next_BL = jnp.pad(start_BL[:, 1:], ((0, 0), (0, 1)))
+        tail_BL1 = tail(next_BL, valid_BL)[..., None].astype(jnp.float32)
+        sums = jnp.sum(tail_BL1 * h_BLD[..., : self.d_model], axis=1)
+        return {"sum": sums, "count": jnp.sum(tail_BL1, axis=1), "seen": valid_BL[:, 0]}
+
+    def step(self, h_BD, start_B, cache):
+        """(what a chunk that starts here would read [B, D], cache)."""
+        seen_B1 = cache["seen"][:, None]
+        mean_BD = cache["sum"] / jnp.maximum(cache["count"], 1)
+        z_BD = self.norm(jnp.where(seen_B1, mean_BD, self.null.astype(jnp.float32)))
+        kept_B1 = jnp.where(start_B[:, None] & seen_B1, 0.0, 1.0)
+        total = kept_B1 * cache["sum"] + h_BD[..., : self.d_model]
+        return z_BD, {"sum": total, "count": kept_B1 * cache["count"] + 1, "seen": jnp.ones_like(cache["seen"])}

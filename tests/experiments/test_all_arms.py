@@ -33,7 +33,7 @@ UNMATCHED = {  # not matched in FLOPs per byte as they are counted here: mostly 
     ("nextlevelbert", "short_chunks", "paper"),
     *(("hlm", arm, "paper") for arm in ("byte_encoder", "hlm")),
     *(("hnet_dna", arm, "paper") for arm in ("transformer", "hnet_transformer", "hnet_mamba2")),
-    *(("byt5", arm, "paper") for arm in ("mt5", "byt5_span3", "byt5_balanced")),
+    *(("byt5", arm, "paper") for arm in ("mt5", "mt5_same_gaps", "byt5_span3", "byt5_balanced")),
     ("token_pooling", "plain", "paper"),
     ("magnet", "magnet", "paper"),
     ("toucan", "toucan", "smoke"),
