@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from lmlab.data.bake import stream_of
 from lmlab.errors import UserError
 from lmlab.evaluation.bits_per_byte import bits_per_byte
+from lmlab.evaluation.rows import Rows
 
-FROM = (0, 16, 64, 256)  # bytes since the beginning of what is seen
+FROM = (0, 16, 64, 256)  # bytes since the beginning of an excerpt
 
 
 def cipher(data, seed=0):
@@ -21,42 +21,55 @@ def cipher(data, seed=0):
     return data.translate(key.tobytes())
 
 
+def excerpts(documents, size, max_bytes, seed):
+    """`max_bytes` of the documents (bytes) as excerpts of `size` bytes, less where a document has less, from as many of
+    them in turn as it takes. They begin anywhere: beginnings of documents are of a kind, and so all bytes with little
+    before them would be."""
+    rng, found, left = np.random.default_rng(seed), [], max_bytes
+    while left > 0:
+        for i in rng.permutation(len(documents)):
+            found.append(documents[i][int(rng.random() * max(0, len(documents[i]) - size)) :][: min(size, left)])
+            left -= len(found[-1])
+            if left <= 0:
+                break
+    return found
+
+
+def by_place(pairs):
+    """{n of FROM: bits per byte of the bytes with at least n, and fewer than the next n, before them in their text} and
+    under "" that of all; `pairs`: (nats of each byte, how many are before it) of some of them."""
+    sums = np.zeros((len(FROM), 2))
+    for nats, before in pairs:
+        place = np.searchsorted(FROM, before, "right") - 1
+        sums += np.stack([np.bincount(place, x, len(FROM)) for x in (nats.astype(np.float64), np.ones(len(nats)))], 1)
+    bits = {f"/{n}": float(s[0] / (math.log(2) * s[1])) for n, s in zip(FROM, sums, strict=True) if s[1]}
+    return bits | {"": float(sums[:, 0].sum() / (math.log(2) * sums[:, 1].sum()))}
+
+
 @dataclasses.dataclass(frozen=True)
 class Cipher:
-    """Bits per byte of excerpts of one split as they are, by how much of the excerpt a model sees before, and with each
-    document under a key of its own. UserError for a run that does not read plain bytes."""
+    """Bits per byte of excerpts of one split, each a row, as they are, by how much of the excerpt a model sees before, and
+    with each under a key of its own. Their ends are not counted. UserError for a run that does not read plain bytes."""
 
     split: str = "test"
     max_bytes: int = 100_000
     seed: int = 0
 
     def __call__(self, model, params, data):
-        """{"plain_bpb", "cipher_bpb", "cipher_cost": of the latter over the former; "plain_bpb/<n>", "cipher_bpb/<n>": of
-        bytes with at least n, and fewer than the next n, before them}."""
+        """{"plain_bpb", "cipher_bpb", "cipher_cost": of the latter over the former; "plain_bpb/<n>", "cipher_bpb/<n>": as
+        `by_place`}."""
         tokenizer = data.baked.tokenizer
         if tokenizer.vocab_size != 256:
             raise UserError("A cipher of bytes is for models that read bytes.")
-        documents = list(data.baked.documents(self.split))
-        share = max(1, self.max_bytes // len(documents))
-        # From anywhere: the beginnings of documents are of a kind, and so all bytes with little before them would be.
-        starts = np.random.default_rng(self.seed).random(len(documents))
-        excerpts = [
-            document[int(u * max(0, len(document) - share)) :][:share] for u, document in zip(starts, documents, strict=True)
-        ]
+        plain = excerpts(list(data.baked.documents(self.split)), data.length - 1, self.max_bytes, self.seed)
         values = {}
-        for name, texts in (("plain", excerpts), ("cipher", [cipher(text, self.seed) for text in excerpts])):
-            sums = np.zeros((len(FROM), 2))
+        for name, texts in (("plain", plain), ("cipher", [cipher(text, self.seed) for text in plain])):
+            pairs = []
 
-            def see(batch, scores):
-                segments_BL = batch["segment_ids"]
-                new_BL = np.diff(segments_BL, axis=1, prepend=-1) != 0
-                at_L = np.arange(segments_BL.shape[1])
-                before_BL = at_L - np.maximum.accumulate(np.where(new_BL, at_L, 0), axis=1)
-                bin_BL = np.searchsorted(FROM, before_BL, "right") - 1
-                for column, x_BL in enumerate((scores.nats_BL, batch["target_bytes"])):
-                    sums[:, column] += np.bincount(bin_BL.ravel(), x_BL.ravel().astype(np.float64), len(FROM))
+            def see(batch, scores, pairs=pairs):
+                of_text_BL = batch["target_bytes"] > 0
+                pairs.append((np.asarray(scores.nats_BL)[of_text_BL], np.nonzero(of_text_BL)[1]))
 
-            windows = data.windows_of(stream_of(texts, tokenizer))
-            values[f"{name}_bpb"] = bits_per_byte(model, params, windows, data, see)[0]
-            values |= {f"{name}_bpb/{n}": s[0] / (math.log(2) * s[1]) for n, s in zip(FROM, sums) if s[1]}
+            bits_per_byte(model, params, Rows(texts, data.length, tokenizer), data, see)
+            values |= {f"{name}_bpb{place}": bits for place, bits in by_place(pairs).items()}
         return values | {"cipher_cost": values["cipher_bpb"] - values["plain_bpb"]}

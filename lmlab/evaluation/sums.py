@@ -5,28 +5,8 @@ import math
 
 import numpy as np
 
-from lmlab.data.bake import stream_of
-from lmlab.data.batches import Windows
-from lmlab.errors import UserError
 from lmlab.evaluation.bits_per_byte import bits_per_byte
-
-
-class _Rows:
-    """A row for each document, as windows: whole, and alone."""
-
-    def __init__(self, documents, length, tokenizer):
-        self._each = [Windows(stream_of([d], tokenizer), length, tokenizer) for d in documents]
-        longest = max(len(windows.stream.tokens) for windows in self._each)
-        if longest > length + 1:
-            raise UserError(f"A sum of {longest} tokens does not fit into rows of {length}.")
-
-    def __len__(self):
-        return len(self._each)
-
-    def batch(self, indices, draws=None):
-        """As `Windows.batch`."""
-        rows = [self._each[max(i, 0)].batch([min(i, 0)]) for i in indices]
-        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+from lmlab.evaluation.rows import Rows
 
 
 def sum_class(document):
@@ -55,7 +35,7 @@ class SumAccuracy:
         token}; without a class that has no sums."""
         tokenizer = data.baked.tokenizer
         documents = [d for _, d in zip(range(self.most), data.baked.documents(self.split), strict=False)]
-        each, best, nats = _Rows(documents, data.length, tokenizer), [], []
+        each, best, nats = Rows(documents, data.length, tokenizer), [], []
 
         def see(batch, scores):
             best.append(np.asarray(scores.best_BL))
