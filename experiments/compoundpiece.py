@@ -11,7 +11,7 @@ subword tokenizer that is trained on split words cuts compounds more often where
 
 A byte-level T5 reads a word and writes it with hyphens. Stage 1 are the words of the standard library with a hyphen or, as
 code writes names, an underscore, and as many without. Stage 2 are compounds: WORDS names a file of SIGMORPHON 2022's word
-segmentation (`eng.word.dev.tsv.gz`); without, they are made up of frequent words of the library. Beside stands the split
+segmentation (`eng.word.dev.tsv.gz`); without, they are made up of frequent words of the library's documentation. Beside stands the split
 by the frequency of words (Koehn & Knight 2003), which reads no annotation either. A compound is hard where a token of the
 library's BPE lies across a seam.
 
@@ -27,6 +27,7 @@ from lmlab.comparison import LOST
 from lmlab.data.compounds import Compounds, Hyphenated
 from lmlab.data.corpora import StandardLibrary
 from lmlab.data.hyphens import Dehyphenated
+from lmlab.data.library_parts import LibraryPart
 from lmlab.evaluation.bits_per_byte import BitsPerByte
 from lmlab.evaluation.decompounding import ByFrequency, Decompounding, Trial
 from lmlab.experiment import Arm, Column, Experiment, Paper, Run, Table
@@ -46,9 +47,9 @@ PAPER = Paper(
 WORDS = None  # path of a file of SIGMORPHON 2022; None: made-up compounds
 TEXT = {"smoke": StandardLibrary(1_000_000), "small": StandardLibrary(), "paper": StandardLibrary()}
 COMPOUNDS = {
-    "smoke": Compounds(WORDS, 400, 200, TEXT["smoke"]),
-    "small": Compounds(WORDS, 6000, 1000, TEXT["small"]),
-    "paper": Compounds(WORDS, 250_000, 5000, TEXT["paper"]),
+    "smoke": Compounds(WORDS, 400, 200, LibraryPart(2_000_000)),
+    "small": Compounds(WORDS, 4000, 1000, LibraryPart(None)),
+    "paper": Compounds(WORDS, 250_000, 5000, LibraryPart(None)),
 }
 TRIALS = {
     "smoke": Trial(COMPOUNDS["smoke"], TEXT["smoke"], BPE(512), 200_000, 100, 40),
@@ -92,6 +93,11 @@ def supervised(scale):
     return stage(scale, COMPOUNDS[scale], SIZES[scale][6][1])
 
 
+def supervised_longer(scale):
+    """Stage 2 from random weights, for as many steps as both stages have."""
+    return stage(scale, COMPOUNDS[scale], sum(SIZES[scale][6]))
+
+
 def fine_tuned(scale):
     """Stage 2 behind stage 1."""
     return dataclasses.replace(supervised(scale), after=self_supervised(scale))
@@ -106,6 +112,7 @@ ARMS = (
     Arm("frequency", "By frequency", by_frequency, scales=("smoke", "small")),
     Arm("self_supervised", "Stage 1", self_supervised),
     Arm("supervised", "Stage 2 alone", supervised),
+    Arm("supervised_longer", "Stage 2 alone, steps of both", supervised_longer),
     Arm("fine_tuned", "Stages 1 and 2", fine_tuned),
 )
 NAMES = tuple(arm.name for arm in ARMS)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lmlab.data.corpora import Document, StandardLibrary, read_file, split_of
+from lmlab.data.library_parts import LibraryPart
 from lmlab.errors import UserError
 from lmlab.text.compounds import HYPHEN, hyphenated, joined
 
@@ -22,9 +23,10 @@ LONGEST = 30  # bytes of a word
 
 
 def words_in(data):
-    """The words of a document that are letters alone, in lower case, bytes."""
-    text = data.decode("utf-8", "ignore").lower()
-    return (word.encode() for word in re.findall(rf"(?<![\w-]){LETTERS}+(?![\w-])", text))
+    """The words of a document that are letters alone, in lower case, bytes; without those with capitals inside, which are
+    several words run together ("StringIO")."""
+    found = re.findall(rf"(?<![\w-]){LETTERS}+(?![\w-])", data.decode("utf-8", "ignore"))
+    return (word.lower().encode() for word in found if word.isupper() or word[1:] == word[1:].lower())
 
 
 @functools.lru_cache(maxsize=4)
@@ -81,14 +83,15 @@ class Compounds:
 
     `path`: a file of SIGMORPHON 2022's word segmentation, in which the kinds 001 (compounds of whole words) and 000 (simple
     words) are taken, if their parts, joined, are the word. None: made up, `count` words: two of the `frequent` commonest
-    words of `source` of three to eight letters, now and then three, against its rarer words that no two of them make. Made-up
-    compounds mean nothing, any two words join as well, and who knows which words are frequent has been told what they are made of.
+    words of `source` of three to eight letters, now and then three, against its rarer words, there twice at least, that neither
+    two of them make nor any two words that are commoner than the whole ("docstring"). Made-up compounds mean nothing, any two
+    words join as well, and who knows which words are frequent has been told what they are made of.
     """
 
     path: str | None = None
     count: int = 4000
     frequent: int = 1000
-    source: Any = StandardLibrary()
+    source: Any = LibraryPart()
     validation: float = 0.05
     test: float = 0.1
 
@@ -117,8 +120,10 @@ class Compounds:
         if len(parts) < self.frequent:
             raise UserError(f"The text has only {len(parts)} words of three to eight letters, not {self.frequent}.")
         known = set(parts)
-        run_together = lambda w: any(w[:i] in known and w[i:] in known for i in range(3, len(w) - 2))  # noqa: E731
-        simple = (w for w in common if 6 <= len(w) <= 16 and w not in known and not run_together(w))
+        commoner = lambda part, w: part in known or counts[part] > counts[w]  # noqa: E731
+        seam = lambda w, i: commoner(w[:i], w) and commoner(w[i:], w)  # noqa: E731
+        simple = (w for w in common if 6 <= len(w) <= 16 and counts[w] > 1 and w not in known)
+        simple = (w for w in simple if not any(seam(w, i) for i in range(3, len(w) - 2)))
         simple, rng, made = in_order(simple)[: self.count // 2], np.random.default_rng(0), {}
         while len(made) < self.count // 2:
             chosen = [parts[i] for i in rng.integers(len(parts), size=2 if rng.random() < 0.9 else 3)]

@@ -9,11 +9,11 @@ from lmlab.evaluation.bits_per_byte import bits_per_byte
 from lmlab.evaluation.rows import Rows
 
 
-def sum_class(document):
+def sum_class(document, group=3):
     """Of b"1234+987=2221", commas apart: "same" where addends and answer have as many digits, "carry" where only the
-    answer has one more, "unequal" where an addend is shorter; None where no number is longer than a group of three."""
+    answer has one more, "unequal" where an addend is shorter; None where no number is longer than a `group`."""
     a, b, total = (len(part) for part in document.replace(b",", b"").replace(b"=", b"+").split(b"+"))
-    if total <= 3:
+    if total <= group:
         return None
     return "unequal" if a != b else "same" if total == a else "carry"
 
@@ -28,6 +28,7 @@ class SumAccuracy:
 
     split: str = "test"
     most: int = 2000  # sums
+    group: int = 3  # digits
 
     def __call__(self, model, params, data):
         """{"right": % of all, "right/<class>": % of those of a `sum_class`, "bits": of an answer and its end, per digit,
@@ -49,7 +50,7 @@ class SumAccuracy:
             of_answer = np.append(spans[:, 0] >= answer, True)
             wrong = (ids != best_L[: len(ids)]) & of_answer
             bits = nats_L[: len(ids)][of_answer].sum() / math.log(2)
-            rows.append((sum_class(document), not wrong.any(), bits, len(document[answer:].replace(b",", b""))))
+            rows.append((sum_class(document, self.group), not wrong.any(), bits, len(document[answer:].replace(b",", b""))))
             if wrong.any():
                 at = min(int(np.argmax(wrong)), len(spans) - 1)
                 places.append(100 * (spans[at, 0] - answer) / (len(document) - answer))

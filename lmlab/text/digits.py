@@ -1,6 +1,7 @@
-"""Bytes, but numbers in groups of up to three digits, counted from the left or from the right."""
+"""Bytes, but numbers in groups of up to two or three digits, counted from the left or from the right."""
 
 import dataclasses
+import functools
 import pathlib
 import re
 from collections.abc import Iterable
@@ -11,39 +12,46 @@ from lmlab.errors import UserError
 from lmlab.text.tokens import Tokens
 
 _DIGITS = re.compile(rb"[0-9]+")
-_PAIRS = [b"%02d" % i for i in range(100)]
-_TRIPLES = [b"%03d" % i for i in range(1000)]
-_TOKENS = [*(bytes([b]) for b in range(256)), *_PAIRS, *_TRIPLES, b"", b""]
+SIZES = (2, 3)
 
 
-def group(digits: bytes, start: str) -> list[bytes]:
+def group(digits: bytes, start: str, size: int = 3) -> list[bytes]:
     """1234567 from the "left" as 123 456 7, from the "right" as 1 234 567."""
-    first = len(digits) % 3 if start == "right" else 0
-    return [digits[:first]] * bool(first) + [digits[i : i + 3] for i in range(first, len(digits), 3)]
+    first = len(digits) % size if start == "right" else 0
+    return [digits[:first]] * bool(first) + [digits[i : i + size] for i in range(first, len(digits), size)]
+
+
+@functools.cache
+def _tokens(size):
+    groups = [b"%0*d" % (n, i) for n in range(2, size + 1) for i in range(10**n)]
+    return [*(bytes([b]) for b in range(256)), *groups, b"", b""]
 
 
 @dataclasses.dataclass(frozen=True)
 class DigitGroups(Tokens):
-    """Recipe and tokenizer: a token for every byte and for every group of two or three digits.
+    """Recipe and tokenizer: a token for every byte and for every group of two to `size` digits.
 
-    GPT-3.5 and GPT-4 group from the left.
+    GPT-3.5 and GPT-4 take three, from the left.
     """
 
     start: str = "left"
+    size: int = 3
     bytes_per_token: float = 2.0  # nominal
 
     def __post_init__(self):
         if self.start not in ("left", "right"):
             raise UserError(f"Digits are grouped from the left or the right, not from {self.start!r}.")
+        if self.size not in SIZES:
+            raise UserError(f"Digits are grouped by {' or '.join(map(str, SIZES))}, not by {self.size}.")
 
     @property
     def _token_bytes(self) -> list[bytes]:
-        return _TOKENS
+        return _tokens(self.size)
 
     @property
     def fingerprint(self) -> str:
         """Short name, fit for a folder name."""
-        return f"digits-{self.start}"
+        return f"digits-{self.start}" + (f"-{self.size}" if self.size != 3 else "")
 
     def train(self, documents: Iterable[bytes]) -> "DigitGroups":
         """Nothing to learn."""
@@ -54,7 +62,7 @@ class DigitGroups(Tokens):
         ids, end = [], 0
         for match in _DIGITS.finditer(data):
             ids += data[end : match.start()]
-            for digits in group(match[0], self.start):
+            for digits in group(match[0], self.start, self.size):
                 ids.append(digits[0] if len(digits) == 1 else (256 if len(digits) == 2 else 356) + int(digits))
             end = match.end()
         return np.array([*ids, *data[end:]], np.int32)

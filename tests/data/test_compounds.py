@@ -37,11 +37,13 @@ def test_made_up_compounds_are_joined_of_frequent_words(tmp_path):
     letters = "abcdefghijklmnop"
     frequent = [f"{a}{b}{a}" for a in letters[:4] for b in letters[:4]]
     rare = [f"rarely{a}{b}" for a in letters for b in letters[:4]]
-    (tmp_path / "t.txt").write_text(" ".join(frequent * 3 + rare))
+    (tmp_path / "t.txt").write_text(" ".join([*frequent * 3, *rare * 2, *["babcdc", "babCdc"] * 2, "once"]))
     corpus = Compounds(None, 40, 16, Files(str(tmp_path / "t.txt")))
     words = [d.data for d in corpus.documents()]
     kinds = collections.Counter(b"-" in w for w in words)
     assert kinds == {True: 20, False: 20} and len({joined(w) for w in words}) == 40
+    # Not words of two frequent ones, nor run together, nor seen only once.
+    assert not {b"babcdc", b"once"} & set(words)
     assert all(part.decode() in frequent for w in words if b"-" in w for part in w.split(b"-"))
     splits = [corpus.split(name) for name in ("train", "validation", "test")]
     assert sorted(sum(splits, [])) == sorted(words)

@@ -62,5 +62,9 @@ def test_sums_are_right_and_apart():
         pairs.setdefault((min(int(a), b), max(int(a), b)), set()).add(document.split)
     assert len(pairs) == len(documents) and all(len(splits) == 1 for splits in pairs.values())
     assert any(b"1,0" in d.data or b"," in d.data for d in documents)
+    assert any(b",34" in d.data for d in Sums(500, (4, 4), ",", 2).documents())
+    assert all(b"," not in d.data[:-4] for d in Sums(500, (3, 3), ",", 3).documents())
     with pytest.raises(UserError, match="digits="):
         Sums(500, (4, 2))
+    with pytest.raises(UserError, match="at least 1 digit"):
+        Sums(group=0)

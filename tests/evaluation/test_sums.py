@@ -46,3 +46,4 @@ def test_right_sums_by_length(tokenizer, tmp_path, monkeypatch):
 def test_commas_do_not_count_as_digits():
     assert sum_class(b"1,234+9,876=11,110") == "carry"
     assert sum_class(b"123+456=579") is None
+    assert sum_class(b"123+456=579", 2) == "same"
