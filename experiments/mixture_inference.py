@@ -79,7 +79,7 @@ class MixtureInference(Study):
 
 SIZES = {  # merges, trials, bytes of the tokenizer's text, bytes of each text that are read
     "smoke": (100, 2, 60_000, 150_000),
-    "small": (1000, 10, 1_000_000, 2_500_000),
+    "small": (300, 10, 1_000_000, 2_500_000),
 }
 
 

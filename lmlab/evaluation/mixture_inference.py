@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix, hstack
 from lmlab.errors import UserError
 from lmlab.text.merges import join, merge_steps
 
-PER_STEP = 2  # constraints added per step and round, the most violated ones
+PER_STEP = 8  # constraints added per step and round, the most violated ones
 TOLERANCE = 1e-9  # of a constraint, in shares of the text
 
 
@@ -30,8 +30,8 @@ class _Step:
 
     def worst(self, shares, slack_t, slack_p):
         """Places among `rows` of the most violated constraints."""
-        over = self.excess @ shares - slack_t - slack_p[self.rows]
-        worst = np.argsort(-over)[:PER_STEP]
+        over = self.excess @ shares.astype(np.float32) - slack_t - slack_p[self.rows]
+        worst = np.argpartition(-over, PER_STEP - 1)[:PER_STEP] if len(over) > PER_STEP else np.arange(len(over))
         return worst[over[worst] > TOLERANCE]
 
 
