@@ -9,11 +9,11 @@ subword tokenizer that is trained on split words cuts compounds more often where
     lmlab table compoundpiece --scale small
     lmlab show compoundpiece --scale paper
 
-A byte-level T5 reads a word and writes it with hyphens. Stage 1 are the words of the standard library with a hyphen or, as
-code writes names, an underscore, and as many without. Stage 2 are compounds: WORDS names a file of SIGMORPHON 2022's word
-segmentation (`eng.word.dev.tsv.gz`); without, they are made up of frequent words of the library's documentation. Beside stands the split
-by the frequency of words (Koehn & Knight 2003), which reads no annotation either. A compound is hard where a token of the
-library's BPE lies across a seam.
+A byte-level T5 reads a word and writes it with hyphens. Stage 1 are the words of the standard library with a hyphen or,
+as code writes names, an underscore, and as many without. Stage 2 are compounds: WORDS names a file of SIGMORPHON 2022's
+word segmentation (`eng.word.dev.tsv.gz`); without, they are made up of frequent words of the library's documentation.
+Beside stands the split by the frequency of words (Koehn & Knight 2003), which reads no annotation either. A compound is
+hard where a token of the library's BPE lies across a seam.
 
 Different from the paper: one language in place of 56; constituents are parts of the word, without letters between them;
 BPE in place of SentencePiece's Unigram, whose training is not the same twice; of the words in a tokenizer's text the
@@ -49,7 +49,7 @@ TEXT = {"smoke": StandardLibrary(1_000_000), "small": StandardLibrary(), "paper"
 COMPOUNDS = {
     "smoke": Compounds(WORDS, 400, 200, LibraryPart(2_000_000)),
     "small": Compounds(WORDS, 4000, 1000, LibraryPart(None)),
-    "paper": Compounds(WORDS, 250_000, 5000, LibraryPart(None)),
+    "paper": Compounds(WORDS, 4000, 1000, LibraryPart(None)),
 }
 TRIALS = {
     "smoke": Trial(COMPOUNDS["smoke"], TEXT["smoke"], BPE(512), 200_000, 100, 40),

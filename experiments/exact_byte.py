@@ -14,7 +14,7 @@ are encoded, healed (the last token written anew), aligned (the last three, toke
 released models (Llama 2, Mistral, Yi) and asks whether code written behind a cut prompt runs; here it is the bits of the
 true bytes behind it. Each model is cut within its own tokens, so that prompts differ from arm to arm: compare within a row.
 One more model is trained on gaps, the suffix before the prefix, and filled from within tokens; the last arm averages the
-two models of subwords, trained for it once more.
+two models of subwords, which a table trains once and `lmlab train` of that arm beside it.
 Sizes at paper scale are this code's choice.
 """
 

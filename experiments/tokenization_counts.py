@@ -7,12 +7,12 @@ where commas force groups from the right; errors follow stereotyped patterns.
     lmlab table tokenization_counts --scale small
 
 The paper prompts finished models. Here small transformers of one shape are trained from nothing on additions, the same
-for every arm: digits one by one, in groups of two from the left, from the right, or from the left with commas
-between; sums by groups of three, as in the papers' models, are not learned in minutes. An answer counts if all of it is right; what it costs tells more where few are. Sums that have a number of more
-than two digits are counted apart by what groups from the left do: where addends and answer are of one length, groups
-stand for the same places in all three; where the answer alone is longer, its groups are shifted against the addends',
-and where the addends' lengths differ, theirs against each other. Rows hold equally many sums in every arm, and so fewer
-tokens where these are longer.
+for every arm: digits one by one, in groups of two from the left, from the right, or from the left with commas between;
+the papers' models group by three. An answer counts if all of it is right; what it costs tells more where few are. Sums
+that have a number of more than two digits are counted apart by what groups from the left do: where addends and answer
+are of one length, groups stand for the same places in all three; where the answer alone is longer, its groups are
+shifted against the addends', and where the addends' lengths differ, theirs against each other. Rows hold equally many
+sums in every arm, and so fewer tokens where these are longer.
 """
 
 from lmlab.data.sums import Sums

@@ -30,8 +30,8 @@ def transfer(args):
 
     if args.corpus and args.phrases is None and not args.distill:
         raise UserError("--corpus is what --phrases are counted in and what --distill reads: give one of them.")
-    if args.set and not args.distill:
-        raise UserError("--set is for the run of --distill.")
+    if (args.set or args.device) and not args.distill:
+        raise UserError("--set and --device are for the run of --distill.")
     corpus = corpus_at(args.corpus)
     how = {
         "tokenizer": args.tokenizer,

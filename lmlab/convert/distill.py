@@ -10,7 +10,7 @@ import shutil
 from lmlab import config
 from lmlab.comparison import quarters
 from lmlab.convert.transfer import file_of, read_model, transfer
-from lmlab.data.corpora import Files, StandardLibrary, train_split
+from lmlab.data.corpora import Files, StandardLibrary, documents_of, train_split
 from lmlab.errors import UserError
 from lmlab.evaluation.bits_per_byte import BitsPerByte
 from lmlab.objectives.alm import ALM
@@ -46,6 +46,8 @@ def distillation(directory, out, corpus, overrides=(), **how):
     try:
         if before in made:
             checkpoints.absent(out)
+            checkpoints.absent(teacher)
+            _check_splits(corpus)
             transfer(directory, before, **how, record={HOW: record})
         elif _read(os.path.join(before, HOW)) != record:
             raise UserError(f"{before} holds a model that was made otherwise: choose another name for OUT.")
@@ -57,6 +59,14 @@ def distillation(directory, out, corpus, overrides=(), **how):
         for path in made:
             shutil.rmtree(path, ignore_errors=True)
         raise
+
+
+def _check_splits(corpus):
+    """UserError unless there is text to train on, to look at on the way, and to test by."""
+    missing = {"train", "validation", "test"} - {split for split, data, _ in documents_of(corpus) if data}
+    if missing:
+        which = " and no ".join(sorted(missing))
+        raise UserError(f"The text to distill on has no {which} split: it needs more documents, such as files of a folder.")
 
 
 def _run(before, teacher, corpus):

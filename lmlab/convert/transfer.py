@@ -46,7 +46,7 @@ def transfer(
     """
     checkpoints.absent(os.path.normpath(out))
     if (phrases is None) == (tokenizer is None and donor is None):
-        raise UserError("Name the new tokenizer, by --tokenizer or by --phrases, or a --donor that has it.")
+        raise UserError("Name one new tokenizer: by --tokenizer, by --phrases, or by a --donor that has it.")
     if hypernetwork is not None:
         method = method or "hypernetwork"
     if (method == "hypernetwork") != (hypernetwork is not None) or (hypernetwork is not None and donor is not None):

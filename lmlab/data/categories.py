@@ -27,6 +27,7 @@ class Categories:
     def _sources(self):
         """{name: corpus}."""
         if self.path is None:
+            # A limit that nothing reaches: without one, documents come by their paths, and halves would be of a kind each.
             return {part: LibraryPart(2**40, part=part) for part in ("prose", "code")}
         if not os.path.isdir(self.path):
             raise UserError(f"There is no folder of texts at {self.path}.")

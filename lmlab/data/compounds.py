@@ -74,7 +74,7 @@ class Hyphenated:
 
     def fingerprint(self):
         """Names the baked words."""
-        return f"hyphenated-{''.join(f'{ord(c):x}' for c in self.joints)}-{self.source.fingerprint()}"
+        return f"hyphenated2-{''.join(f'{ord(c):x}' for c in self.joints)}-{self.source.fingerprint()}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +83,9 @@ class Compounds:
 
     `path`: a file of SIGMORPHON 2022's word segmentation, in which the kinds 001 (compounds of whole words) and 000 (simple
     words) are taken, if their parts, joined, are the word. None: made up, `count` words: two of the `frequent` commonest
-    words of `source` of three to eight letters, now and then three, against its rarer words, there twice at least, that neither
-    two of them make nor any two words that are commoner than the whole ("docstring"). Made-up compounds mean nothing, any two
-    words join as well, and who knows which words are frequent has been told what they are made of.
+    words of `source` of three to eight letters, now and then three, against its rarer words, there twice at least, that
+    neither two of them make nor any two words that are commoner than the whole ("docstring"). Made-up compounds mean
+    nothing, any two words join as well, and who knows which words are frequent has been told what they are made of.
     """
 
     path: str | None = None
@@ -125,6 +125,8 @@ class Compounds:
         simple = (w for w in common if 6 <= len(w) <= 16 and counts[w] > 1 and w not in known)
         simple = (w for w in simple if not any(seam(w, i) for i in range(3, len(w) - 2)))
         simple, rng, made = in_order(simple)[: self.count // 2], np.random.default_rng(0), {}
+        if len(simple) < self.count // 2 * 0.9:  # as many of either kind, or whoever splits all words is right
+            raise UserError(f"The text has only {len(simple)} words for the {self.count // 2} that are no compounds.")
         while len(made) < self.count // 2:
             chosen = [parts[i] for i in rng.integers(len(parts), size=2 if rng.random() < 0.9 else 3)]
             word = HYPHEN.join(chosen)
@@ -153,5 +155,5 @@ class Compounds:
     def fingerprint(self):
         """Names the baked words."""
         if self.path is None:
-            return f"compounds-{self.count}-{self.frequent}-{self.source.fingerprint()}"
+            return f"compounds2-{self.count}-{self.frequent}-{self.source.fingerprint()}"
         return f"compounds-{hashlib.sha256(read_file(self.path)).hexdigest()[:16]}"

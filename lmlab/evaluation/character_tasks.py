@@ -54,7 +54,10 @@ class CharacterTasks:
     def check(self):
         """UserError, before any training, if there are no files of CUTE in the folder or one is damaged."""
         if self.path is not None:
-            cute_questions(self.path, self.questions + self.shots, np.random.default_rng(self.seed))
+            tasks = cute_questions(self.path, self.questions + self.shots, np.random.default_rng(self.seed))
+            for task, found in tasks.items():
+                if len(found) <= self.shots:
+                    raise UserError(f"CUTE's task {task!r} has {len(found)} questions here, of which {self.shots} are shown.")
 
     def __call__(self, model, params, data):
         """{"characters/<task>": % right, "characters": their mean, "characters_chance": of guessing,

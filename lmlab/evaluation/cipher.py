@@ -24,7 +24,9 @@ def cipher(data, seed=0):
 def excerpts(documents, size, max_bytes, seed):
     """`max_bytes` of the documents (bytes) as excerpts of `size` bytes, less where a document has less, from as many of
     them in turn as it takes. They begin anywhere: beginnings of documents are of a kind, and so all bytes with little
-    before them would be."""
+    before them would be. UserError where there is no text."""
+    if not any(documents):
+        raise UserError("There is no text to take excerpts of: none of the documents is in this split.")
     rng, found, left = np.random.default_rng(seed), [], max_bytes
     while left > 0:
         for i in rng.permutation(len(documents)):

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lmlab.kernels import attention as _attention
+from lmlab.kernels import biased_attention as _biased_attention
 from lmlab.kernels import compaction, convolution, scan, sequence, shared_rows
 from lmlab.kernels import ssd as _ssd
 from lmlab.kernels.compaction_tpu import BLOCK, gather_tpu, spread_tpu
@@ -220,6 +221,14 @@ def causal_conv_silu(x_BLC, w_KC, bias_C, segment_ids_BL=None, state_BKC=None):
     channels = _positions_spec(x_BLC, axis)
     specs = (channels, PartitionSpec(None, axis), PartitionSpec(axis), _positions_spec(x_BLC))
     return _each_device(part, arguments, specs, channels)
+
+
+def biased_attention(q_BLHK, k_BMHK, v_BMHK, biases, seen, null=False):
+    """`lmlab.kernels.biased_attention.biased_attention`, by rows where these are large and on one CPU."""
+    mesh = _mesh.get()
+    large = q_BLHK.shape[1] * k_BMHK.shape[1] >= _biased_attention.LARGE
+    by_row = large and on_cpu() and (mesh is None or mesh.size == 1)
+    return _biased_attention.biased_attention(q_BLHK, k_BMHK, v_BMHK, biases, seen, null, by_row)
 
 
 def shift_right(x_BL, fill):

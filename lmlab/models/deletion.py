@@ -137,7 +137,7 @@ class DeletingEncoder(Encoder):
         gate_BS = jnp.where(valid_BS, self.gate(x_BSD, tokens_BS, segment_ids_BS), DELETED)
         kept_BS = valid_BS & (gate_BS >= DELETED / 2)
         key_bias_BS, overflow = gate_BS, jnp.zeros((), jnp.int32)
-        later_bias = bias + gate_BS[:, None, None]
+        later_bias = (bias, gate_BS[:, None, None])
         if self.hard:
             c = compact(kept_BS, self.slots(S))
             position_BS = jnp.broadcast_to(jnp.arange(S), segment_ids_BS.shape)

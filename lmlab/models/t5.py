@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmlab.kernels.biased_attention import biased_attention, diagonals
+from lmlab.kernels.biased_attention import diagonals
+from lmlab.kernels.dispatch import biased_attention
 from lmlab.kernels.elementwise import embed, linear
 from lmlab.models.layers import RMSNorm, normal, parameter
 
@@ -88,8 +89,10 @@ class T5Attention(nn.Module):
         return self._project(x_BMD, self.wk), self._project(x_BMD, self.wv)
 
     def look(self, x_BLD, keys_values, bias, seen):
-        """Queries from `x_BLD` at the given keys and values: [B, L, D]. `bias`, `seen`: see `biased_attention`."""
-        o_BLHK = biased_attention(self._project(x_BLD, self.wq), *keys_values, bias, seen, self.null)
+        """Queries from `x_BLD` at the given keys and values: [B, L, D]. `bias`: an array, or a tuple of which the sum is
+        taken; it and `seen` as in `biased_attention`."""
+        biases = bias if isinstance(bias, tuple) else (bias,)
+        o_BLHK = biased_attention(self._project(x_BLD, self.wq), *keys_values, biases, seen, self.null)
         H, K, D = self.wo.shape
         return linear(o_BLHK.reshape(*o_BLHK.shape[:2], H * K), self.wo.reshape(H * K, D))
 

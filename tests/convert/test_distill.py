@@ -122,18 +122,32 @@ def test_a_converted_model_with_a_published_tokenizer_is_taught_by_itself(folder
     "argv, said",
     [
         (("--corpus", "text", "--tokenizer", "bytes"), "give one of them"),
-        (("--set", "steps=4", "--tokenizer", "bytes"), "--set is for the run of --distill"),
-        (("--phrases", "3", "--tokenizer", "bytes"), "--tokenizer or by --phrases"),
+        (("--set", "steps=4", "--tokenizer", "bytes"), "--set and --device are for the run of --distill"),
+        (("--device", "tpu", "--tokenizer", "bytes"), "--set and --device are for the run of --distill"),
+        (("--phrases", "3", "--tokenizer", "bytes"), "Name one new tokenizer"),
         (("--phrases", "0"), "at least one"),
         (("--phrases", "100000", "--corpus", "TEXT"), "too small for 100000 multi-word tokens"),
         (("--phrases", "3", "--corpus", "nowhere"), "There is no corpus at"),
         (("--distill", "--tokenizer", "bytes", "--corpus", "nowhere"), "There is no corpus at"),
         (("--distill", "--tokenizer", "bytes", "--set", "nothing=1"), "nothing"),
+        (("--distill", "--tokenizer", "bytes", "--corpus", "FILE"), "no test and no validation split"),
     ],
 )
 def test_bad_input_ends_in_one_sentence_and_leaves_nothing(argv, said, folder, tmp_path, cache, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    paths = {"TEXT": folder / "text", "FILE": folder / "one.txt"}
+    paths["FILE"].write_text("one document, which is for training")
     with pytest.raises(SystemExit) as error:
-        main(["transfer", str(folder / "run"), "out", *(str(folder / "text") if a == "TEXT" else a for a in argv)])
+        main(["transfer", str(folder / "run"), "out", *(str(paths.get(a, a)) for a in argv)])
     err = cache.readouterr().err
     assert error.value.code == 2 and said in err and err.count("\n") == 1 and not os.listdir(tmp_path)
+
+
+def test_a_model_that_happens_to_lie_there_is_no_teacher(folder, tmp_path, cache):
+    model = LanguageModel(256, transformer(1, 16, 32, n_heads=2))
+    checkpoints.save_model(str(tmp_path / "out-teacher"), model, init(model, jax.random.key(0)))
+    argv = ("--distill", "--tokenizer", "bytes", "--corpus", folder / "text")
+    with pytest.raises(SystemExit) as error:
+        main(["transfer", *map(str, (folder / "run", tmp_path / "out", *argv))])
+    assert error.value.code == 2 and "out-teacher" in cache.readouterr().err
+    assert os.listdir(tmp_path) == ["out-teacher"]

@@ -145,6 +145,7 @@ def test_a_study_measures_what_its_tables_show(name, arm, tmp_path):
     firsts = {name: dataclasses.replace(run, steps=2) for name, (run, _) in study.precursors().items()}
     study = dataclasses.replace(study, **firsts)
     shown = {c.key for table in found.tables if arm in table.arms for c in table.measured}
+    study.check()
     measured = runner.measured(study, tmp_path / "study")
     assert all(isinstance(v, float) and np.isfinite(v) for v in measured.values())
     assert shown & set(measured) and set(measured) <= shown | {"bytes"}

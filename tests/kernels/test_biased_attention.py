@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lmlab.kernels import biased_attention as module
 from lmlab.kernels.biased_attention import biased_attention, biased_attention_reference, diagonals
 
 
@@ -17,39 +18,65 @@ def arrays(B=2, L=5, M=9, H=3, K=4):
     return q, k, v, bias, seen
 
 
+@pytest.mark.parametrize("by_row", [False, True])
+@pytest.mark.parametrize("block", [2, 256])
 @pytest.mark.parametrize("null", [False, True])
-@pytest.mark.parametrize("shared", [False, True], ids=["bias per row", "bias per key"])
-def test_equals_the_reference(null, shared):
+@pytest.mark.parametrize("shapes", ["BHLM", "B11M", "1HLM", "1111", "1HLM B11M"])
+def test_equals_the_reference(shapes, null, block, by_row, monkeypatch):
+    """Biases per row, per key, per head and distance, one for all, and two; blocks that do not divide the queries."""
+    monkeypatch.setattr(module, "BLOCK", block)
     q, k, v, bias, seen = arrays()
-    if shared:
-        bias, seen = bias[:, :1, :1], seen[:, :1]
+    cut = lambda shape: bias[tuple(slice(1 if axis == "1" else None) for axis in shape)]  # noqa: E731
+    biases = tuple(cut(shape) for shape in shapes.split())
+    seen = seen[:, :1] if shapes == "B11M" else seen[:1] if shapes == "1HLM" else seen
 
-    def loss(f):
-        return lambda *args: jnp.sum(jnp.sin(f(*args, seen, null)))
+    def fast(q, k, v, biases):
+        return biased_attention(q, k, v, biases, seen, null, by_row)
 
-    for fast, slow in zip(
-        jax.value_and_grad(loss(biased_attention), (0, 1, 2, 3))(q, k, v, bias)[1],
-        jax.value_and_grad(loss(biased_attention_reference), (0, 1, 2, 3))(q, k, v, bias)[1],
-        strict=True,
-    ):
-        np.testing.assert_allclose(fast, slow, atol=2e-6)
-    np.testing.assert_allclose(
-        biased_attention(q, k, v, bias, seen, null), biased_attention_reference(q, k, v, bias, seen, null), atol=2e-6
-    )
+    def slow(q, k, v, biases):
+        return biased_attention_reference(q, k, v, sum(biases), seen, null)
+
+    both = [jax.grad(lambda *args, f=f: jnp.sum(jnp.sin(f(*args))), (0, 1, 2, 3))(q, k, v, biases) for f in (fast, slow)]
+    for found, wanted in zip(*map(jax.tree.leaves, both), strict=True):
+        assert found.shape == wanted.shape
+        np.testing.assert_allclose(found, wanted, atol=4e-6)
+    np.testing.assert_allclose(fast(q, k, v, biases), slow(q, k, v, biases), atol=2e-6)
+
+
+def test_a_query_that_sees_nothing_passes_no_gradient_to_scores():
+    q, k, v, bias, seen = arrays()
+    seen = seen.copy()
+    seen[0, 1] = False
+    grads = [
+        jax.grad(lambda q, k, v, bias, f=f: jnp.sum(jnp.sin(f(q, k, v, bias, seen))), (0, 1, 2, 3))(q, k, v, bias)
+        for f in (lambda q, k, v, bias, seen: biased_attention(q, k, v, (bias,), seen), biased_attention_reference)
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=4e-6), *grads)
+    assert not np.any(grads[0][0][0, 1])
+
+
+def test_in_bfloat16_it_is_as_near_as_the_reference():
+    q, k, v, bias, seen = arrays(L=40, M=40)
+    exact = biased_attention_reference(q, k, v, bias, seen)
+    low = [x.astype(jnp.bfloat16) for x in (q, k, v)]
+    found = biased_attention(*low, (bias,), seen)
+    assert found.dtype == jnp.bfloat16
+    error = np.abs(np.asarray(found, np.float32) - exact).max()
+    assert error < 1.5 * np.abs(np.asarray(biased_attention_reference(*low, bias, seen), np.float32) - exact).max()
 
 
 def test_softmax_1_attends_to_nothing_where_scores_are_low():
     q, k, v, bias, seen = arrays()
-    for f in (biased_attention, biased_attention_reference):
-        assert np.abs(f(q, k, v, bias - 60.0, seen, True)).max() < 1e-20
-        assert np.abs(f(q, k, v, bias - 60.0, seen, False)).max() > 0.1
+    for f, low in ((biased_attention, (bias - 60.0,)), (biased_attention_reference, bias - 60.0)):
+        assert np.abs(f(q, k, v, low, seen, True)).max() < 1e-20
+        assert np.abs(f(q, k, v, low, seen, False)).max() > 0.1
 
 
 def test_softmax_1_is_the_formula():
     scores = np.array([[-1.0, 2.0, 0.5]], np.float32)
     v = np.eye(3, dtype=np.float32)[None, :, None]
     q, k, seen = np.zeros((1, 1, 1, 3)), np.zeros((1, 3, 1, 3)), np.ones((1, 1, 3), bool)
-    p = biased_attention(q, k, v, scores[None, None], seen, True)
+    p = biased_attention(q, k, v, (scores[None, None],), seen, True)
     np.testing.assert_allclose(p[0, 0, 0], np.exp(scores[0]) / (1 + np.exp(scores[0]).sum()), rtol=1e-6)
 
 
