@@ -14,9 +14,21 @@ from rich.console import Console
 from rich.table import Table
 
 from lmlab.errors import UserError
-from lmlab.kernels import aot, compaction, convolution, scan, ssd
+from lmlab.kernels import aot, biased_attention, compaction, convolution, dispatch, scan, ssd
 
 TPU = "v5e:2x2"
+
+
+def _within(ids_BL):
+    return ids_BL[:, :, None] == ids_BL[:, None, :]
+
+
+def _attention(q_BLHK, k_BLHK, v_BLHK, bias, ids_BL):
+    return dispatch.biased_attention(q_BLHK, k_BLHK, v_BLHK, (bias,), _within(ids_BL))
+
+
+def _attention_reference(q_BLHK, k_BLHK, v_BLHK, bias, ids_BL):
+    return biased_attention.biased_attention_reference(q_BLHK, k_BLHK, v_BLHK, bias, _within(ids_BL))
 
 
 def shapes(small):
@@ -29,13 +41,16 @@ def shapes(small):
 
     c = jax.eval_shape(functools.partial(compaction.compact, capacity=L // 4), jax.ShapeDtypeStruct((B, L), bool))
     mamba = (f32(B, L, H, 64), f32(B, L, H), f32(H), f32(B, L, N), f32(B, L, N))
-    conv = (f32(B, L, C), f32(4, C), f32(C), jax.ShapeDtypeStruct((B, L), jnp.int32))
+    ids = jax.ShapeDtypeStruct((B, L), jnp.int32)
+    conv = (f32(B, L, C), f32(4, C), f32(C), ids)
+    heads = (*[f32(B, L, H, D // H)] * 3, f32(1, H, L, L), ids)
     return {
         "linear recurrence": ((f32(B, L), f32(B, L, D)), scan.linear_scan, scan.linear_scan_reference),
         "SSD": (mamba, ssd.ssd, ssd.ssd_reference),
         "causal convolution": (conv, convolution.causal_conv_silu, convolution.causal_conv_silu_reference),
         "compaction": ((f32(B, L, D), c), compaction.gather, compaction.gather_reference),
         "its inverse": ((f32(B, L // 4, D), c), compaction.spread, compaction.spread_reference),
+        "attention with biases": (heads, _attention, _attention_reference),  # of XLA alone
     }
 
 
@@ -96,13 +111,13 @@ def compiled():
         "compaction": "lmlab.kernels.compaction_tpu:gather_tpu",
         "its inverse": "lmlab.kernels.compaction_tpu:spread_tpu",
     }
-    programs, names = [], []
-    for name, (tree, fast, _) in shapes(small=False).items():
-        for function in (kernels[name], f"{fast.__module__}:{fast.__name__}"):
+    programs, of = [], shapes(small=False)
+    for name, pallas in kernels.items():
+        tree, fast, _ = of[name]
+        for function in (pallas, f"{fast.__module__}:{fast.__name__}"):
             programs.append((function, tree, TPU, True))
-        names.append(name)
     reports, rows = aot.compile_each(programs), []
-    for name, kernel, xla in zip(names, reports[::2], reports[1::2], strict=True):
+    for name, kernel, xla in zip(kernels, reports[::2], reports[1::2], strict=True):
         least = kernel.argument_bytes + kernel.output_bytes  # arguments hold the cotangents, outputs the gradients
         moved = sum(k.calls * (k.hbm_bytes + k.vmem_bytes) for k in kernel.kernels)
         rows.append((name, least, moved / least, kernel.temporary_bytes, xla.temporary_bytes, xla.cycles))

@@ -16,7 +16,7 @@ def test_arguments_are_valid():
             assert int(c.overflow_B.sum()) == 0 and int(c.valid_BC.sum()) == c.slot_BL.size // 8
 
 
-@pytest.mark.parametrize("name", ["SSD", "causal convolution", "its inverse"])
+@pytest.mark.parametrize("name", ["SSD", "causal convolution", "its inverse", "attention with biases"])
 def test_forms_agree_and_are_finite(name):
     tree, fast, reference = kernels.shapes(small=True)[name]
     arguments = kernels.filled(tree)
