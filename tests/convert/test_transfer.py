@@ -195,7 +195,7 @@ def test_bad_input_ends_in_one_sentence_and_leaves_nothing(folder, tmp_path, cap
         assert error.value.code == 2 and said.count("\n") == 1 and not (tmp_path / "out").exists()
         return said
 
-    assert "Name the new tokenizer" in refused(folder / "small")
+    assert "Name one new tokenizer" in refused(folder / "small")
     assert "There is no tokenizer at" in refused(folder / "small", "--tokenizer", tmp_path / "none")
     assert "is not a run directory" in refused(tmp_path, "--tokenizer", "bytes")
     assert "Only omp looks at a donor" in refused(folder / "small", "--donor", folder / "donor")
