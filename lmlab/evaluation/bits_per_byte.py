@@ -90,6 +90,13 @@ class BitsPerByte:
         return {"bpb": bpb, **at, **chunks, **statistics.values(), **left_out}
 
 
+def beginnings(documents, max_bytes):
+    """The beginnings of all documents (bytes), each of the same share of `max_bytes`, cut between characters."""
+    documents = list(documents)
+    share = max(1, max_bytes // max(1, len(documents)))
+    return [d[:share].decode("utf-8", "ignore").encode() or d[:share] for d in documents]
+
+
 @dataclasses.dataclass(frozen=True)
 class Robustness:
     """Bits per byte of excerpts of the test documents under each of H-Net's five perturbations (arXiv 2507.07955,
@@ -106,14 +113,11 @@ class Robustness:
     def __call__(self, model, params, data):
         """{perturbation: bits per byte}, "clean" of the same excerpts, the mean "perturbed", and "cost", the mean's
         excess over clean."""
-        documents = list(data.baked.documents(self.split))
-        share = max(1, self.max_bytes // len(documents))
-        excerpts = [d[:share].decode("utf-8", "ignore").encode() or d[:share] for d in documents]
-        tokenizer = data.baked.tokenizer
+        texts, tokenizer = beginnings(data.baked.documents(self.split), self.max_bytes), data.baked.tokenizer
 
         def score(texts):
             return bits_per_byte(model, params, data.windows_of(stream_of(texts, tokenizer)), data)[0]
 
-        result = {name: score(perturb(excerpts, name, self.seed)) for name in PERTURBATIONS}
-        mean, clean = sum(result.values()) / len(result), score(excerpts)
+        result = {name: score(perturb(texts, name, self.seed)) for name in PERTURBATIONS}
+        mean, clean = sum(result.values()) / len(result), score(texts)
         return result | {"clean": clean, "perturbed": mean, "cost": mean - clean}

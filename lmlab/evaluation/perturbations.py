@@ -1,4 +1,5 @@
-"""The five perturbations of H-Net's robustness table (arXiv 2507.07955, Table 3), after BLT (arXiv 2412.09871).
+"""The five perturbations of H-Net's robustness table (arXiv 2507.07955, Table 3), after BLT (arXiv 2412.09871), and edits
+at any rate.
 
 They map bytes of UTF-8 text to bytes and work on its characters; a byte that is no UTF-8 counts as a character.
 """
@@ -11,8 +12,8 @@ import numpy as np
 
 def _on_characters(function):
     @functools.wraps(function)
-    def perturbation(data, rng):
-        return function(data.decode("utf-8", "surrogateescape"), rng).encode("utf-8", "surrogateescape")
+    def perturbation(data, *args):
+        return function(data.decode("utf-8", "surrogateescape"), *args).encode("utf-8", "surrogateescape")
 
     return perturbation
 
@@ -62,9 +63,23 @@ PERTURBATIONS = {
 def perturb(documents, name, seed=0):
     """Each document (bytes) under the perturbation `name`. What happens to a document depends on its content and
     `seed` alone, not on its neighbours."""
-    result = []
-    for data in documents:
-        digest = hashlib.sha256(f"{name}:{seed}:".encode() + data).digest()
-        rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-        result.append(PERTURBATIONS[name](data, rng))
-    return result
+    return [PERTURBATIONS[name](data, _drawn_for(f"{name}:{seed}:", data)) for data in documents]
+
+
+def edited(documents, rate, seed=0):
+    """Each document (bytes) with each character edited with probability `rate`: gone, another letter in its place, or a
+    letter behind it, each as likely. What a higher rate edits holds what a lower one does."""
+    return [_edited(data, _drawn_for(f"edited:{seed}:", data), rate) for data in documents]
+
+
+@_on_characters
+def _edited(text, rng, rate):
+    draw, kind = rng.random(len(text)), rng.integers(3, size=len(text))
+    letter = [chr(ord("a") + i) for i in rng.integers(26, size=len(text))]
+    as_edited = zip(text, draw < rate, kind, letter, strict=True)
+    return "".join(("", new, c + new)[k] if hit else c for c, hit, k, new in as_edited)
+
+
+def _drawn_for(name, data):
+    digest = hashlib.sha256(name.encode() + data).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "big"))

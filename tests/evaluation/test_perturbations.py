@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lmlab.evaluation.perturbations import PERTURBATIONS, perturb
+from lmlab.evaluation.perturbations import PERTURBATIONS, edited, perturb
 
 TEXT = "The naïve café: 漢字 and привет. " * 300
 
@@ -50,3 +50,22 @@ def test_depends_on_content_and_seed_alone(name):
 def test_bytes_that_are_not_utf8_pass_through():
     assert PERTURBATIONS["upper_case"](b"a\xff\xfeb\xc3", np.random.default_rng(0)) == b"A\xff\xfeB\xc3"
     assert perturb([b""], "drop") == [b""]
+
+
+def test_edits_are_as_many_as_asked_of_each_kind_and_grow_from_one_another():
+    text = "".join(chr(0x4E00 + i) for i in range(20_000))  # no letter, all different
+
+    def edit(rate, seed=0):
+        return edited([text.encode()], rate, seed)[0].decode()
+
+    assert edit(0.0) == text
+    assert edit(0.3, seed=1) != edit(0.3)
+    gone = {}
+    for rate in (0.1, 0.4):
+        result = edit(rate)
+        letters = sum(c.isascii() for c in result)
+        gone[rate] = set(text) - set(result)
+        assert abs(letters - 2 / 3 * rate * len(text)) < 300  # in the place of one, or behind it
+        assert abs(len(gone[rate]) - 2 / 3 * rate * len(text)) < 300  # vanished, or replaced
+        assert abs(len(result) - len(text)) < 300  # as many vanish as come
+    assert gone[0.1] < gone[0.4]
