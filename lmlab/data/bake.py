@@ -21,11 +21,21 @@ SHARD_BYTES = 256 * 2**20
 GROUP_BYTES = 16 * 2**20  # of documents, encoded at once
 
 
+AT_ONCE = 1 << 20  # tokens of a stream that are counted together
+
+
 class TokenStream(NamedTuple):
     """Documents end to end, each as BOS, tokens, EOS."""
 
     tokens: Any  # uint8, uint16 or uint32 [n]: an array, or `Shards`
     starts: np.ndarray  # int64 [documents]: index of each BOS
+
+    def bytes_per_token(self, tokenizer):
+        """Source bytes per token, BOS and EOS left out."""
+        parts = range(0, len(self.tokens), AT_ONCE)
+        counts = sum(np.bincount(self.tokens[i : i + AT_ONCE], minlength=tokenizer.vocab_size) for i in parts)
+        counts[[tokenizer.bos, tokenizer.eos]] = 0
+        return float(counts @ tokenizer.token_lengths() / counts.sum())
 
 
 class Shards:

@@ -44,6 +44,10 @@ class Characters:
         """`CharacterWindows`."""
         return CharacterWindows(self.inner.windows(stream, length, tokenizer), self.characters(length), tokenizer)
 
+    def bytes_per_window_token(self, stream, tokenizer):
+        """Source bytes per token that is read."""
+        return stream.bytes_per_token(tokenizer)
+
     def shapes(self, length):
         """{array of a batch: its shape without the rows}."""
         return self.inner.shapes(length) | dict.fromkeys(("inputs", "input_segment_ids"), (self.characters(length),))

@@ -40,6 +40,10 @@ class MaskedWords:
         """`MaskedWindows`."""
         return MaskedWindows(stream, length, tokenizer, self.share)
 
+    def bytes_per_window_token(self, stream, tokenizer):
+        """Source bytes per token that is read. Those of hidden words have fewer: the space before is not hidden."""
+        return stream.bytes_per_token(tokenizer)
+
     def shapes(self, length):
         """{array of a batch: its shape without the rows}."""
         return dict.fromkeys(("tokens", "targets", "segment_ids", "target_bytes", "weights"), (length,))

@@ -15,7 +15,6 @@ from lmlab.errors import UserError
 from lmlab.text.multi_word import LETTER, WORD
 
 NONE = -1  # behind the last character
-AT_ONCE = 1 << 20  # tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +58,9 @@ class SpelledWords(NextTokens):
         words = self.words(length)
         return super().shapes(length) | {"inputs": (words, self.longest), "input_segment_ids": (words,)}
 
-    def window_tokens(self, stream, tokenizer):
-        """Tokens of the stream that cover bytes. `flops` are of each of these, joined or not: rows are no shorter."""
-        lengths = tokenizer.token_lengths()
-        lengths[[tokenizer.bos, tokenizer.eos]] = 0
-        chunks = range(0, len(stream.tokens), AT_ONCE)
-        return sum(int(np.count_nonzero(lengths[stream.tokens[i : i + AT_ONCE]])) for i in chunks)
+    def bytes_per_window_token(self, stream, tokenizer):
+        """Source bytes per token of the stream. `flops` are of each of these, joined or not: rows are no shorter."""
+        return stream.bytes_per_token(tokenizer)
 
     def flops(self, model, length, ratios=()):
         """Forward FLOPs per token of the window by part."""

@@ -61,9 +61,9 @@ class BitsPerByte:
 
     def __call__(self, model, params, data):
         """{"bpb", "bytes_per_token", "bytes_per_chunk" of the innermost chunks (or of the tokens),
-        "stage<s>/bytes_per_chunk"; where words are joined "bytes_per_window_token", as if they were not; of byte models
-        `ChunkStatistics`; and of rows that not all of their text fits into "dropped", the % of its bytes that is left
-        out}."""
+        "stage<s>/bytes_per_chunk"; where the targets are words joined or hidden "bytes_per_window_token", of the tokens
+        that are read; of byte models `ChunkStatistics`; and of rows that not all of their text fits into "dropped", the
+        % of its bytes that is left out}."""
         windows, statistics, tokens, dropped = data.windows(self.split), ChunkStatistics(), 0, None
         tokenizer = data.baked.tokenizer
         lengths = tokenizer.token_lengths()
@@ -84,8 +84,8 @@ class BitsPerByte:
         chunks = {f"stage{s}/bytes_per_chunk": source_bytes / max(1, int(n)) for s, n in enumerate(starts)}
         innermost = list(chunks.values())[-1] if chunks else source_bytes / tokens
         at = {"bytes_per_token": source_bytes / tokens, "bytes_per_chunk": innermost}
-        if hasattr(data.corruption, "window_tokens"):
-            at["bytes_per_window_token"] = source_bytes / data.corruption.window_tokens(windows.stream, tokenizer)
+        if hasattr(data.corruption, "bytes_per_window_token"):
+            at["bytes_per_window_token"] = data.corruption.bytes_per_window_token(windows.stream, tokenizer)
         left_out = {} if dropped is None else {"dropped": 100 * dropped / (source_bytes + dropped)}
         return {"bpb": bpb, **at, **chunks, **statistics.values(), **left_out}
 

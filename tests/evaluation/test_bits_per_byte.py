@@ -6,17 +6,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmlab.data.bake import stream_of
+from lmlab.comparison import Setup
+from lmlab.data.bake import bake, stream_of
 from lmlab.data.batches import Windows
-from lmlab.evaluation.bits_per_byte import Data, bits_per_byte
+from lmlab.data.masked_words import MaskedWords
+from lmlab.evaluation.bits_per_byte import BitsPerByte, Data, bits_per_byte
 from lmlab.evaluation.passages import read_passage
 from lmlab.evaluation.scoring import score
 from lmlab.models.build import hierarchy, transformer
 from lmlab.models.language_model import LanguageModel, Output, init
+from lmlab.models.two_way import flat_encoder
 from lmlab.models.words import word_model
+from lmlab.runner import measured_flops_per_byte
 from lmlab.text.bpe import BPE
 from lmlab.text.bytes import ByteTokenizer
 from lmlab.text.words import Words
+from tests.training import tiny
 
 DOCUMENTS = ["naïve café 世界 🙂".encode(), b"x", b"the end of the line, the end of the text " * 5]
 
@@ -91,3 +96,20 @@ def test_a_words_chunk_is_shown_from_its_first_byte_on():
     passage = read_passage(model, init(model, jax.random.key(0)), tokenizer, b"ab c\xfe def", 8)
     assert passage["stages"] == [[0, 0, 0, 1, 0, 0, 1, 0, 0]]
     assert min(passage["surprisal"][i] for i in (2, 5, 8)) > 1.5 * max(passage["surprisal"][i] for i in (0, 1, 3, 6))
+
+
+def test_flops_of_masked_words_are_per_byte_that_is_read(tmp_path):
+    """Not per byte that is hidden: a hidden subword has its bytes without the space before it."""
+    corpus, recipe = tiny.corpus(tmp_path), BPE(300, 1.5)
+    baked = bake(corpus, recipe, str(tmp_path / "cache"))
+    setup = Setup(corpus, 40 * 64, 64, 32, 20, 1e-3, 500)
+    run = setup.run(flat_encoder(recipe, 1, 16, 32, 2), tokenizer=recipe, corruption=MaskedWords())
+    params = init(run.model, jax.random.key(0))
+    found = BitsPerByte("test")(run.model, params, Data(baked, run.length, 4, run.corruption))
+    documents = list(baked.documents("test"))
+    tokens = sum(len(baked.tokenizer.encode(document)) for document in documents)
+    per_token = sum(map(len, documents)) / tokens
+    assert found["bytes_per_window_token"] == pytest.approx(per_token)
+    assert found["bytes_per_token"] < 0.9 * per_token
+    expected = sum(run.flops().values()) / per_token
+    assert measured_flops_per_byte(run, found) == pytest.approx(expected)
