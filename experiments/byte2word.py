@@ -19,6 +19,7 @@ head, and one layer that expands its state to subwords.
 from lmlab.comparison import Setup
 from lmlab.data.corpora import StandardLibrary
 from lmlab.data.masked_words import MaskedSubwords, MaskedWords
+from lmlab.evaluation.embedding_size import EmbeddingSize
 from lmlab.experiment import Arm, Column, Experiment, Paper, Table, perturbed
 from lmlab.models.byte2word import byte2word as byte2word_model
 from lmlab.models.two_way import flat_encoder
@@ -45,11 +46,16 @@ VOCABULARY = {"smoke": 512, "small": 1024, "paper": 30_522}
 CAPACITY = {"smoke": 2.5, "small": (1.75, 3.0), "paper": 1.5}
 
 
+def run(scale, model, tokenizer, corruption, multipliers=(1.0,)):
+    """The setup's run, with the size of what reads."""
+    return SETUPS[scale].run(model, multipliers, tokenizer, (EmbeddingSize(),), corruption=corruption)
+
+
 def bert(scale):
     """Subwords read and named."""
     shape = {"smoke": (2, 128, 256, 4), "small": (2, 192, 512, 4), "paper": (12, 768, 2048, 12)}[scale]
     tokenizer = BPE(VOCABULARY[scale], BYTES_PER_TOKEN[scale])
-    return SETUPS[scale].run(flat_encoder(tokenizer, *shape), tokenizer=tokenizer, corruption=MaskedWords())
+    return run(scale, flat_encoder(tokenizer, *shape), tokenizer, MaskedWords())
 
 
 def byte2word(scale):
@@ -60,7 +66,7 @@ def byte2word(scale):
     subwords = BPE(VOCABULARY[scale], BYTES_PER_TOKEN[scale])
     tokenizer = WordsOfSubwords(SpaceWords(), limit, BYTES_PER_WORD[scale], subwords=subwords)
     model = byte2word_model(tokenizer, d_model, d_ff, n_heads, layers, capacity=CAPACITY[scale])
-    return SETUPS[scale].run(model, (1.0, 1.0), tokenizer, corruption=MaskedSubwords())
+    return run(scale, model, tokenizer, MaskedSubwords(), (1.0, 1.0))
 
 
 ARMS = (
@@ -85,6 +91,19 @@ NOISE = Table(
     note="15% of the words are hidden. Each arm draws over its own rows, so that the hidden words are not the same.",
 )
 
+SIZE = Table(
+    name="size",
+    title="What is read, and its size",
+    arms=tuple(arm.name for arm in ARMS),
+    measured=(
+        Column("embedding_parameters", "Embeddings", "parameters", "lower", 0),
+        Column("parameters", "Model", "parameters", None, 0),
+        Column("bpb", "Test", "bits per hidden byte", "lower", 3),
+    ),
+    source="arXiv 2211.12677 says 10% of BERT's embedding size",
+    note="Embeddings: the rows of bytes or subwords, and what makes words of bytes. What names subwords is in neither.",
+)
+
 EXPERIMENT = Experiment(
-    paper=PAPER, scales=("smoke", "small", "paper"), arms=ARMS, tables=(NOISE,), anchor="bert"
+    paper=PAPER, scales=("smoke", "small", "paper"), arms=ARMS, tables=(NOISE, SIZE), anchor="bert"
 )
