@@ -117,7 +117,7 @@ TABLE_6 = Table(
         Column("cost", "Mean - clean", "bits per byte written", "lower", 3),
     ),
     source="arXiv 2105.13626, Table 6, Large: XNLI, noise unseen in training, change from clean",
-    note="Measured: bits to write what was taken out of clean and perturbed excerpts. The paper's metric is another one, "
+    note="Measured: bits to write what is asked for of clean and perturbed excerpts. The paper's metric is another one, "
     "so that only orders can be compared. Spans of another length are another task: compare ByT5 with the mT5 whose "
     "spans are as long. Noise makes subwords shorter, and so mT5's gaps.",
 )
