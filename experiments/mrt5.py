@@ -10,7 +10,7 @@ equal rates, is what the gate deletes better chosen than chance, or than the end
     lmlab show mrt5 --scale paper       the paper's own sizes
 
 As in the paper all arms, that without a gate too, go on from one trained ByT5: there the released one, here one that
-the same command trains first. Soft bits per byte are as trained, hard ones with the positions really gone; both of what
+the same command trains first, on its own corpus also where `--corpus PATH` says what they go on with. Soft bits per byte are as trained, hard ones with the positions really gone; both of what
 the decoder writes.
 """
 
