@@ -14,6 +14,7 @@ import tokenizers
 from lmlab.errors import UserError
 from lmlab.text.bpe import BPETokenizer, byte_alphabet, runs
 from lmlab.text.bytes import ByteTokenizer
+from lmlab.text.longest_match import LongestMatchTokenizer, is_vocabulary
 from lmlab.text.lossless import loss
 from lmlab.text.multi_word import MultiWordTokenizer
 from lmlab.text.tokenizer_formats import SPACE, read_definition
@@ -30,8 +31,8 @@ _PIECE = 1 << 20  # characters that one call of the library sees at most, if the
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerFile:
-    """Recipe: the tokenizer in the file or folder `path`, in any format of `lmlab.text.tokenizer_formats`, or as
-    `MultiWordTokenizer` writes it.
+    """Recipe: the tokenizer in the file or folder `path`, in any format of `lmlab.text.tokenizer_formats`, RWKV's
+    list of tokens, or as `MultiWordTokenizer` writes it.
 
     Nothing is learned from a corpus. See `FileTokenizer` for what is read otherwise than the file says.
     """
@@ -49,18 +50,18 @@ class TokenizerFile:
         """Short name, fit for a folder name, by what the file holds."""
         return self.read().fingerprint
 
-    def read(self) -> "FileTokenizer | MultiWordTokenizer":
+    def read(self) -> "FileTokenizer | LongestMatchTokenizer | MultiWordTokenizer":
         """The tokenizer. UserError: the file cannot be read, or does not give back every byte."""
         path = pathlib.Path(self.path)
         if not path.exists():
             raise UserError(f"There is no tokenizer at {path}.")
         return _read(str(path), path.stat().st_mtime_ns, self.bytes_per_token)
 
-    def train(self, documents: Iterable[bytes]) -> "FileTokenizer | MultiWordTokenizer":
+    def train(self, documents: Iterable[bytes]) -> "FileTokenizer | LongestMatchTokenizer | MultiWordTokenizer":
         """The tokenizer as it is."""
         return self.read()
 
-    def load(self, path: str | pathlib.Path) -> "FileTokenizer | MultiWordTokenizer":
+    def load(self, path: str | pathlib.Path) -> "FileTokenizer | LongestMatchTokenizer | MultiWordTokenizer":
         """Read what the tokenizer's `save` wrote."""
         return _load(path, self.bytes_per_token)
 
@@ -74,6 +75,8 @@ def _load(path, bytes_per_token):
     """Multi-word tokens over a published tokenizer or bytes, or that tokenizer itself."""
     path = pathlib.Path(path)
     file = path / "tokenizer.json" if path.is_dir() else path
+    if is_vocabulary(file):
+        return LongestMatchTokenizer.load(file, bytes_per_token)
     if not _has_phrases(file):
         return FileTokenizer.load(path, bytes_per_token)
     of_base = lambda base: _load(base, bytes_per_token) if base.exists() else ByteTokenizer()  # noqa: E731

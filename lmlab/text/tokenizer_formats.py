@@ -52,7 +52,7 @@ def read_definition(path):
         raise UserError(f"Cannot read {error.filename or path}: {error.strerror}.") from error
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error) as error:
         raise UserError(f"{path} is not a readable tokenizer file ({type(error).__name__}: {error}).") from error
-    raise UserError(f"{path} is in no known tokenizer format: .json, .model, .tiktoken or .bin.")
+    raise UserError(f"{path} is in no known tokenizer format: .json, .model, .tiktoken, .bin or a list as RWKV's.")
 
 
 def _merges_beside(path):
