@@ -20,6 +20,7 @@ from lmlab.comparison import Setup
 from lmlab.data.corpora import StandardLibrary
 from lmlab.data.masked_words import MaskedSubwords, MaskedWords
 from lmlab.evaluation.embedding_size import EmbeddingSize
+from lmlab.evaluation.hidden_frequencies import frequencies
 from lmlab.experiment import Arm, Column, Experiment, Paper, Table, perturbed
 from lmlab.models.byte2word import byte2word as byte2word_model
 from lmlab.models.two_way import flat_encoder
@@ -77,6 +78,8 @@ ARMS = (
         byte2word,
         notes={"paper": "a base-size encoder as the other; they are not matched in FLOPs per byte."},
     ),
+    Arm("frequencies_subwords", "Frequencies, subwords counted", frequencies(bert)),
+    Arm("frequencies_bytes", "Frequencies, bytes counted", frequencies(byte2word)),
 )
 
 NOISE = Table(
@@ -88,13 +91,14 @@ NOISE = Table(
         *perturbed("bits per hidden byte"),
     ),
     source="arXiv 2211.12677 reports accuracy on downstream tasks; its tables were not to be had",
-    note="15% of the words are hidden. Each arm draws over its own rows, so that the hidden words are not the same.",
+    note="15% of the words are hidden. Each arm draws over its own rows, so that the hidden words are not the same. "
+    "Frequencies: of the train split's hidden subwords, given how many masks stand in a row and at which place.",
 )
 
 SIZE = Table(
     name="size",
     title="What is read, and its size",
-    arms=tuple(arm.name for arm in ARMS),
+    arms=("bert", "byte2word"),
     measured=(
         Column("embedding_parameters", "Embeddings", "parameters", "lower", 0),
         Column("parameters", "Model", "parameters", None, 0),

@@ -30,6 +30,7 @@ from lmlab.data.characters import Characters
 from lmlab.data.corpora import StandardLibrary
 from lmlab.data.masked_words import MaskedWords
 from lmlab.data.noisy_words import NoisyWords
+from lmlab.evaluation.hidden_frequencies import frequencies
 from lmlab.evaluation.misspellings import Misspellings
 from lmlab.experiment import Arm, Column, Experiment, Paper, Table, perturbed
 from lmlab.models.charbert import charbert as charbert_model
@@ -92,13 +93,14 @@ ARMS = (
     Arm("bert_noisy", "BERT, Noisy LM", subwords(True)),
     Arm("charbert_clean", "CharBERT without Noisy LM", both_channels(False), notes=NOTE),
     Arm("charbert", "CharBERT", both_channels(True), notes=NOTE),
+    Arm("frequencies", "Frequencies", frequencies(subwords(False))),
 )
 NAMES = tuple(arm.name for arm in ARMS)
 
 MISSPELT = Table(
     name="misspelt",
     title="Hidden words, in a text as it is and with other words misspelt",
-    arms=NAMES,
+    arms=NAMES[:-1],
     measured=(
         Column("mflops_per_byte", "MFLOPs", "per byte", None, 3),
         Column("clean_accuracy", "Clean", "% of hidden tokens", "higher", 1),
@@ -122,7 +124,8 @@ ROBUSTNESS = Table(
         Column("bpb", "Test", "bits per hidden byte", "lower", 3),
         *perturbed("bits per hidden byte"),
     ),
-    note="H-Net's five perturbations, of hidden words too; which words are hidden is alike for all arms.",
+    note="H-Net's five perturbations, of hidden words too; which words are hidden is alike for all arms. "
+    "Frequencies: of the train split's hidden tokens, given how many masks stand in a row and at which place.",
 )
 
 EXPERIMENT = Experiment(
