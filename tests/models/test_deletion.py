@@ -98,12 +98,35 @@ def test_soft_deletion_equals_the_original():
 def test_hard_deletion_equals_the_original():
     model, params, arguments = original()
     z = FIXTURE()
-    output = jax.jit(hardened(model).apply)(params, *arguments)
+    output = jax.jit(hardened(model, forgets=True).apply)(params, *arguments)
     found = output.encoded.found
     np.testing.assert_array_equal(found.positions_BS & ~found.deleted_BS, z["kept"])
     for row, kept in enumerate(z["kept"].sum(axis=1)):
         np.testing.assert_allclose(output.encoded.states_BSD[row, :kept], z["enc_hard"][row, :kept], atol=1e-5)
     np.testing.assert_allclose(output.logits, z["logits_hard"], atol=1e-5)
+
+
+class Closed(LearnedGate):
+    """Nothing leaks through a gate that deletes."""
+
+    def __call__(self, *read):
+        gate_BS = super().__call__(*read)
+        return jnp.where(gate_BS < DELETED / 2, -1e9, gate_BS)
+
+
+def test_hard_deletion_is_soft_deletion_without_a_leak():
+    """Of positions that are kept and half closed too."""
+    model, params, arguments = original()
+    closed = model.clone(encoder=model.encoder.clone(gate=Closed(32)))
+    soft, hard = (jax.jit(m.apply)(params, *arguments) for m in (closed, hardened(model)))
+    gate, kept = FIXTURE()["gate_output"][..., 0], FIXTURE()["kept"]
+    assert gate[kept].min() < -5
+    np.testing.assert_allclose(hard.logits, soft.logits, atol=1e-5)
+    for row, chosen in enumerate(kept):
+        states = hard.encoded.states_BSD[row, : chosen.sum()]
+        np.testing.assert_allclose(states, soft.encoded.states_BSD[row, np.flatnonzero(chosen)], atol=1e-5)
+    without = jax.jit(hardened(model, forgets=True).apply)(params, *arguments)
+    assert np.abs(without.logits - hard.logits).max() > 1e-3
 
 
 def test_gradients_equal_the_original():
