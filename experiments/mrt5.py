@@ -45,7 +45,6 @@ SHAPES = {  # vocabulary with room for sentinels, (encoder, decoder) layers, d_m
 BEFORE = {"smoke": 1, "small": 1, "paper": 3}  # layers before the gate
 # Of the controller, k_p and k_i, which is larger where there are fewer steps to sum the error over.
 CONTROL = {"smoke": (0.5, 1e-3), "small": (0.5, 1.4e-4), "paper": (0.5, 1e-5)}
-START = {"smoke": 3.0, "small": 3.0, "paper": 1.0}  # bias of the gate; from 1 few steps leave all positions half closed
 
 
 def further(scale, model, **changes):
@@ -70,7 +69,7 @@ def deleting(scale, gate, **changes):
 def mrt5(target):
     """The learned gate, its rate controlled."""
     return lambda scale: deleting(
-        scale, LearnedGate(SHAPES[scale][2], START[scale]), objective=DeletionRate(target, *CONTROL[scale], excess=5.0)
+        scale, LearnedGate(SHAPES[scale][2]), objective=DeletionRate(target, *CONTROL[scale], excess=5.0)
     )
 
 

@@ -110,9 +110,9 @@ class WordEndGate(nn.Module):
 class DeletingEncoder(Encoder):
     """`Encoder` with a gate behind the first `before` blocks; later blocks and the decoder see what it leaves.
 
-    `hard`: take the deleted positions out; where `forgets`, with the G of the others, as the released code. `capacity` is then the number of slots over the number of
-    positions (None: one per position); a kept position without a slot is lost and counted. Relative positions stay the
-    original ones.
+    `hard`: take the deleted positions out; where `forgets`, with the G of the others, as the released code. Then
+    `capacity` is the number of slots over the number of positions (None: one per position); a kept position without a
+    slot is lost and counted. Relative positions stay the original ones.
     """
 
     gate: nn.Module | None = None
