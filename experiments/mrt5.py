@@ -9,9 +9,10 @@ equal rates, is what the gate deletes better chosen than chance, or than the end
     lmlab table mrt5 --scale small
     lmlab show mrt5 --scale paper       the paper's own sizes
 
-As in the paper all arms, that without a gate too, go on from one trained ByT5: there the released one, here one that
-the same command trains first, on its own corpus also where `--corpus PATH` says what they go on with. Soft bits per byte are as trained, hard ones with the positions really gone; both of what
-the decoder writes.
+As in the paper all arms, that without a gate too, go on from one trained ByT5, under softmax_1 and a rate that falls to
+nothing: there from the released one, here from one that the same command trains first. With `--corpus PATH` they go on
+with PATH; the ByT5 before keeps the standard library. Soft bits per byte are as trained, hard ones with the positions
+really gone; both of what the decoder writes.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from lmlab.experiment import Arm, Column, Experiment, Paper, Table
 from lmlab.models.deletion import DeletingEncoder, LearnedGate, RandomGate, WordEndGate
 from lmlab.models.encoder_decoder import t5
 from lmlab.objectives.deletion import DeletionRate
+from lmlab.training.optimizers import AdamW, Linear
 
 PAPER = Paper(
     title="MrT5: Dynamic Token Merging for Efficient Byte-level Language Models",
@@ -50,14 +52,14 @@ CONTROL = {"smoke": (0.5, 1e-3), "small": (0.5, 1.4e-4), "paper": (0.5, 1e-5)}
 def further(scale, model, **changes):
     """ByT5, going on as `model`."""
     bytes_, rate = FURTHER[scale]
-    setup = dataclasses.replace(SETUPS[scale], train_bytes=bytes_, learning_rate=rate)
+    setup = dataclasses.replace(SETUPS[scale], train_bytes=bytes_)
     first = SETUPS[scale].run(t5(*SHAPES[scale]), corruption=spans(scale))
-    return following(first, setup.run(model, corruption=spans(scale), **changes))
+    return following(first, setup.run(model, optimizer=AdamW(rate, Linear()), corruption=spans(scale), **changes))
 
 
 def byt5(scale):
     """Nothing deleted."""
-    return further(scale, t5(*SHAPES[scale]))
+    return further(scale, t5(*SHAPES[scale], null=True))
 
 
 def deleting(scale, gate, **changes):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmlab.data.batches import evaluation_batches
+from lmlab.evaluation.scoring import on_host
 from lmlab.kernels.dispatch import compiled_for, mesh_of
 from lmlab.kernels.elementwise import softmax_cross_entropy
 from lmlab.models.language_model import forward
@@ -50,3 +51,31 @@ class HardDeletion:
             "hard_bpb": nats / (math.log(2) * source_bytes),
             "hard_mflops": sum(flops.values()) / 1e6,
         }
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _deleted(model, mesh, params, batch):
+    with compiled_for(mesh, whole_rows=True):
+        return forward(model, params, batch).encoded.found.deleted_BS
+
+
+@dataclasses.dataclass(frozen=True)
+class Aim:
+    """Where a task says which positions it can spare: are they those that are deleted?"""
+
+    split: str = "test"
+
+    def __call__(self, model, params, data):
+        """{"spared": share of the positions that the task can spare, the ends of documents counted; "aimed": % of the deleted
+        ones that are among those that it may; 0 where none is deleted}."""
+        positions = spared = deleted = aimed = 0
+        for batch in evaluation_batches(data.windows(self.split), data.batch_size):
+            data.check()
+            deleted_BS = on_host(_deleted(model, mesh_of(params), params, data.place(batch)))
+            for ids, numbers, gone in zip(batch["inputs"], batch["input_segment_ids"], deleted_BS, strict=True):
+                for number in range(1, numbers.max(initial=0) + 1):
+                    at = np.flatnonzero(numbers == number)
+                    may, count = data.corruption.spared(ids[at[:-1]])  # the last is its end
+                    positions, spared = positions + len(at), spared + count
+                    deleted, aimed = deleted + gone[at].sum(), aimed + gone[at[:-1]][may].sum()
+        return {"spared": spared / positions, "aimed": 100 * float(aimed) / max(1, int(deleted))}

@@ -148,9 +148,8 @@ class DeletingEncoder(Encoder):
             x_BSD, segment_ids_BS, position_BS, key_bias_BS = (gather(v, c) for v in parts)
             overflow = jnp.sum(c.overflow_B)
             bias, seen = self.relative.at(position_BS, position_BS), same_segment(segment_ids_BS, segment_ids_BS)
-        later_bias = (bias, key_bias_BS[:, None, None])
         for block in self.blocks[self.before :]:
-            x_BSD = block(x_BSD, later_bias, seen)
+            x_BSD = block(x_BSD, bias, seen, key_bias_BS[:, None, None])
         found = Deletion(gate_BS, valid_BS & ~kept_BS, valid_BS, overflow)
         return Encoded(self.norm(x_BSD), segment_ids_BS, key_bias_BS, found)
 

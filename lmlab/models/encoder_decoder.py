@@ -105,10 +105,10 @@ class Decoder(nn.Module):
         x_BLD, L = x_BLD.astype(jnp.float32), x_BLD.shape[1]
         seen = same_segment(segment_ids_BL, segment_ids_BL) & jnp.tril(jnp.ones((L, L), bool))
         cross_seen = same_segment(segment_ids_BL, encoded.segment_ids_BS)
-        bias, cross_bias = self.relative(L, L), encoded.bias()
+        bias, gate = self.relative(L, L), encoded.bias()
         for block in self.blocks:
             memory = block.memory(encoded.states_BSD)
-            x_BLD = block(x_BLD, memory, bias, seen, cross_bias, cross_seen)
+            x_BLD = block(x_BLD, memory, bias, seen, gate, cross_seen)
         return self.norm(x_BLD)
 
     def init_cache(self, encoded, length):

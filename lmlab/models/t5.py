@@ -45,9 +45,10 @@ def relative_bucket(distance, bidirectional, buckets=32, max_distance=128):
     return (offset + xp.where(distance < exact, distance, far)).astype(xp.int32)
 
 
-def excess(q_BLHK, k_BMHK, seen_BLM):
-    """Mean over heads and the pairs that see of max(q k - LARGE, 0), before any bias."""
-    score_BHLM = jnp.einsum("blhk,bmhk->bhlm", q_BLHK, k_BMHK, preferred_element_type=jnp.float32)
+@jax.checkpoint
+def excess(q_BLHK, k_BMHK, biases, seen_BLM):
+    """Mean over heads and the pairs that see of max(q k + bias - LARGE, 0). Nothing is stored for its gradient."""
+    score_BHLM = jnp.einsum("blhk,bmhk->bhlm", q_BLHK, k_BMHK, preferred_element_type=jnp.float32) + sum(biases)
     over_BLM = jnp.where(seen_BLM, jnp.mean(jnp.maximum(score_BHLM - LARGE, 0.0), axis=1), 0.0)
     return jnp.sum(over_BLM) / jnp.maximum(1, jnp.sum(seen_BLM))
 
@@ -100,20 +101,21 @@ class T5Attention(nn.Module):
         """What queries look at: two arrays [B, M, H, K]."""
         return self._project(x_BMD, self.wk), self._project(x_BMD, self.wv)
 
-    def look(self, x_BLD, keys_values, bias, seen):
-        """Queries from `x_BLD` at the given keys and values: [B, L, D]. `bias`: an array, or a tuple of which the sum is
-        taken; it and `seen` as in `biased_attention`."""
-        biases = bias if isinstance(bias, tuple) else (bias,)
+    def look(self, x_BLD, keys_values, bias, seen, gate=None):
+        """Queries from `x_BLD` at the given keys and values: [B, L, D]. `bias` (None: none) and `seen` as in
+        `biased_attention`; `gate` is added as `bias` is, and takes no part in what scores are said to be too large."""
+        biases = () if bias is None else (bias,)
         q_BLHK = self._project(x_BLD, self.wq)
         if self.is_mutable_collection(SCORES) and not self.is_initializing():
-            self.sow(SCORES, "excess", excess(q_BLHK, keys_values[0], seen))
+            self.sow(SCORES, "excess", excess(q_BLHK, keys_values[0], biases, seen))
+        biases += () if gate is None else (gate,)
         o_BLHK = biased_attention(q_BLHK, *keys_values, biases, seen, self.null)
         H, K, D = self.wo.shape
         return linear(o_BLHK.reshape(*o_BLHK.shape[:2], H * K), self.wo.reshape(H * K, D))
 
-    def __call__(self, x_BLD, bias, seen):
+    def __call__(self, x_BLD, bias, seen, gate=None):
         """Self-attention: [B, L, D] -> [B, L, D]."""
-        return self.look(x_BLD, self.keys_values(x_BLD), bias, seen)
+        return self.look(x_BLD, self.keys_values(x_BLD), bias, seen, gate)
 
     @nn.nowrap
     def flops(self, queries, keys):
@@ -158,9 +160,9 @@ class EncoderBlock(nn.Module):
         self.attention = T5Attention(self.d_model, self.n_heads, self.d_kv, self.null)
         self.mlp = GatedGELU(self.d_model, self.d_ff)
 
-    def __call__(self, x_BSD, bias, seen):
+    def __call__(self, x_BSD, bias, seen, gate=None):
         """[B, S, D] -> [B, S, D]."""
-        x_BSD = x_BSD + self.attention(self.norm1(x_BSD), bias, seen)
+        x_BSD = x_BSD + self.attention(self.norm1(x_BSD), bias, seen, gate)
         return x_BSD + self.mlp(self.norm2(x_BSD))
 
 
@@ -183,16 +185,16 @@ class DecoderBlock(nn.Module):
         """Keys and values of the encoder's states."""
         return self.cross.keys_values(states_BSD)
 
-    def _rest(self, x_BLD, memory, cross_bias, cross_seen):
-        x_BLD = x_BLD + self.cross.look(self.norm2(x_BLD), memory, cross_bias, cross_seen)
+    def _rest(self, x_BLD, memory, gate, cross_seen):
+        x_BLD = x_BLD + self.cross.look(self.norm2(x_BLD), memory, None, cross_seen, gate)
         return x_BLD + self.mlp(self.norm3(x_BLD))
 
-    def __call__(self, x_BLD, memory, bias, seen, cross_bias, cross_seen):
+    def __call__(self, x_BLD, memory, bias, seen, gate, cross_seen):
         """[B, L, D] -> [B, L, D]."""
         x_BLD = x_BLD + self.attention(self.norm1(x_BLD), bias, seen)
-        return self._rest(x_BLD, memory, cross_bias, cross_seen)
+        return self._rest(x_BLD, memory, gate, cross_seen)
 
-    def step(self, x_BD, memory, cache, index_B, bias, cross_bias, cross_seen):
+    def step(self, x_BD, memory, cache, index_B, bias, gate, cross_seen):
         """Position `index_B` of each row: (y_BD, cache); `cache`: keys and values [B, N, H, K] so far."""
         x_B1D = x_BD[:, None]
         h_B1D = self.norm1(x_B1D)
@@ -203,4 +205,4 @@ class DecoderBlock(nn.Module):
         )
         seen = jnp.arange(cache[0].shape[1]) <= index_B[:, None, None]
         x_B1D = x_B1D + self.attention.look(h_B1D, cache, bias, seen)
-        return self._rest(x_B1D, memory, cross_bias, cross_seen)[:, 0], cache
+        return self._rest(x_B1D, memory, gate, cross_seen)[:, 0], cache

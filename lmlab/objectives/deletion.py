@@ -21,8 +21,9 @@ def mean_excess(model, scores):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Deletion:
     """Cross-entropy + alpha mean(G) + `excess` mean(max(score - 5, 0)). G is negative, so that alpha pulls towards deletion,
-    and the cross-entropy away from it. Scores that are large enough get past a gate, and so what is deleted softly would
-    still be seen: their price keeps soft and hard deletion alike (v3 of the paper has a weight of 5)."""
+    and the cross-entropy away from it. Scores that are large enough, relative biases included, get past a gate, and so what
+    is deleted softly would still be seen: their price keeps soft and hard deletion alike (v3 of the paper has a weight of
+    5, the released commands one of 0.5)."""
 
     excess: float = 0.0
 

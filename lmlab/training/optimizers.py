@@ -28,6 +28,22 @@ class WSD:
 
 
 @dataclasses.dataclass(frozen=True)
+class Linear:
+    """Linear up to the peak, then linear down to 0."""
+
+    warmup: float = 0.0  # share of all steps
+
+    def __call__(self, steps):
+        """Step -> factor of the peak learning rate."""
+        warmup = max(1, round(self.warmup * steps))
+
+        def factor(step):
+            return jax.numpy.minimum((step + 1) / warmup, (steps - step) / max(1, steps - warmup + 1))
+
+        return factor
+
+
+@dataclasses.dataclass(frozen=True)
 class Cosine:
     """Linear warm-up, then half a cosine down to `floor` of the peak."""
 

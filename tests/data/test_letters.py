@@ -19,7 +19,7 @@ RULES = {
 
 @pytest.mark.parametrize("task", RULES, ids=repr)
 def test_what_is_written(task):
-    documents = [d.data for d in Letters(300, 40, 4).documents()]
+    documents = [d.data for planted in (None, "pairs", "triples") for d in Letters(100, 40, planted).documents()]
     documents += [b"ABCABC", b"AABC", b"aAeb", b"beeb", b"xBCA", b"ABC", b"aei", b"A", b"ABABC"]
     for document in documents:
         source, target, covered = task.pair(np.frombuffer(document, np.uint8).astype(np.int32))
@@ -39,17 +39,35 @@ def test_rows_hold_what_is_longer_of_source_and_target():
     assert batch["target_bytes"].sum() == sum(map(len, documents))
 
 
-def test_triples_stand_anywhere():
-    documents = [d.data for d in Letters(200, 60, 6).documents()]
-    assert {len(d) for d in documents} == {60}
-    assert all(d.count(b"ABC") >= 6 for d in documents)
-    starts = [m.start() for d in documents for m in re.finditer(b"ABC", d)]
-    assert min(starts) == 0 and max(starts) == 57
-    assert np.mean([d.count(b"ABC") for d in Letters(200, 60).documents()]) < 0.1
+def test_what_is_planted():
+    """As many as the paper's code plants, cut off at one and at what there is room for, anywhere."""
+    triples, pairs, plain = ([d.data for d in Letters(2000, 62, planted).documents()] for planted in ("triples", "pairs", None))
+    assert {len(d) for d in triples + pairs + plain} == {62}
+    counts = np.array([d.count(b"ABC") for d in triples])
+    assert counts.min() >= 1 and abs(counts.mean() - 4.6) < 0.2  # int(normal(5, 2.5)), at least 1
+    starts = [m.start() for d in triples for m in re.finditer(b"ABC", d)]
+    assert min(starts) == 0 and max(starts) == 59
+    spared = [np.mean([WithoutVowels(True).spared(np.frombuffer(d, np.uint8))[1] for d in part]) for part in (plain, pairs)]
+    assert abs(spared[0] - 61 * 21 / 52 * 10 / 52) < 0.2
+    assert 9 < spared[1] < 12.5
+    assert np.mean([d.count(b"ABC") for d in plain]) < 0.1
     assert [d.data for d in Letters(30).documents()] == [d.data for d in Letters(40).documents()][:30]
 
 
+@pytest.mark.parametrize("task", RULES, ids=repr)
+def test_what_can_be_spared_is_what_is_not_written(task):
+    for document in [d.data for d in Letters(50, 40, "triples").documents()] + [b"ABCABC", b"xaeb", b"A"]:
+        ids = np.frombuffer(document, np.uint8).astype(np.int32)
+        may, count = task.spared(ids)
+        assert count == len(document) - len(RULES[task](document))
+        assert count <= may.sum() and len(may) == len(document)
+        if isinstance(task, WithoutVowels):
+            assert bytes(ids[~may].astype(np.uint8)) == RULES[task](document)
+        else:
+            assert bytes(ids[may].astype(np.uint8)) == b"ABC" * (count // 2)
+
+
 def test_bad_strings_are_refused():
-    for bad in ({"count": 5}, {"size": 2}, {"size": 8, "triples": 3}):
+    for bad in ({"count": 5}, {"size": 2}, {"planted": "words"}):
         with pytest.raises(UserError, match="Strings of letters"):
             Letters(**bad)

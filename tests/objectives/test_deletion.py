@@ -13,6 +13,7 @@ from lmlab.data.corruptions import SpanCorruption
 from lmlab.models.deletion import DeletingEncoder, LearnedGate
 from lmlab.models.encoder_decoder import t5
 from lmlab.models.language_model import init
+from lmlab.models.t5 import UNIT, relative_bucket
 from lmlab.objectives.deletion import DeletionPull, DeletionRate
 from lmlab.text.bytes import ByteTokenizer
 from lmlab.training.optimizers import AdamW
@@ -31,7 +32,8 @@ def test_a_pull_begins_at_its_step():
 
 
 def test_the_price_of_large_scores():
-    """It is that of the attention behind the gate and of the decoder's to the encoder, and of no other."""
+    """It is that of the attention behind the gate, relative biases included, and of the decoder's to the encoder, and of no
+    other; the gate takes no part."""
     model = t5(256, (3, 2), 32, 64, 2, 16, null=True, encoder=DeletingEncoder, gate=LearnedGate(32, 3.0), before=1)
     params = jax.tree.map(lambda x: 3 * x, init(model, jax.random.key(0)))
     assert set(params) == {"params"}
@@ -45,6 +47,9 @@ def test_the_price_of_large_scores():
         objective = DeletionPull(0.1, **price)
         return objective(model, params, batch, None, objective.init_state())[0]
 
+    far = relative_bucket(np.arange(12) - np.arange(12)[:, None], True)
+    relative = UNIT * np.moveaxis(np.asarray(params["params"]["encoder"]["relative"]["table"])[far], 2, 0)
+    assert np.abs(relative).max() > 0.5
     # The scores of each attention, from what its block reads.
     _, read = model.apply(params, ids["tokens"], segments, ids["inputs"], segments, capture_intermediates=True)
     read, expected = read["intermediates"], []
@@ -54,7 +59,8 @@ def test_the_price_of_large_scores():
             queries = read[where][f"blocks_{i}"][norm]["__call__"][0]
             keys = queries if where == "encoder" else read["encoder"]["norm"]["__call__"][0]
             q, k = (np.einsum("bld,dhk->blhk", x, block[name][w]) for x, w in ((queries, "wq"), (keys, "wk")))
-            over = np.maximum(np.einsum("blhk,bmhk->bhlm", q, k) - 5, 0).mean(axis=1)
+            bias = relative if where == "encoder" else 0.0
+            over = np.maximum(np.einsum("blhk,bmhk->bhlm", q, k) + bias - 5, 0).mean(axis=1)
             expected.append(over[segments[:, :, None] == segments[:, None]].mean())
     difference = (loss(params, excess=5.0) - loss(params)) / batch["weights"].sum()
     assert np.mean(expected) > 0.1

@@ -15,6 +15,7 @@ from lmlab.training.optimizers import (
     WSD,
     AdamW,
     Cosine,
+    Linear,
     decays,
     hnet_multipliers,
     path_names,
@@ -36,6 +37,13 @@ def test_wsd():
 def test_cosine():
     factor = Cosine(warmup=0.1, floor=0.1)(1000)
     np.testing.assert_allclose([factor(99), factor(550), factor(1000)], [1.0, 0.55, 0.1], rtol=1e-5)
+
+
+def test_linear():
+    factor = Linear(warmup=0.1)(1000)
+    np.testing.assert_allclose([factor(0), factor(49), factor(99), factor(1000)], [0.01, 0.5, 1.0, 0.0], rtol=1e-5)
+    assert factor(550) == pytest.approx(450 / 901)
+    assert Linear()(100)(0) == 1 and Linear()(100)(50) == 0.5
 
 
 def test_hnet_multipliers_are_the_papers():
