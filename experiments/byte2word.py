@@ -92,7 +92,7 @@ NOISE = Table(
     ),
     source="arXiv 2211.12677 reports accuracy on downstream tasks; its tables were not to be had",
     note="15% of the words are hidden. Each arm draws over its own rows, so that the hidden words are not the same. "
-    "Frequencies: of the train split's hidden subwords, given how many masks stand in a row and at which place.",
+    "Frequencies: of the hidden subwords of as many rows of training, in runs of as many masks and at the same place.",
 )
 
 SIZE = Table(

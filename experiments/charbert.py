@@ -125,7 +125,7 @@ ROBUSTNESS = Table(
         *perturbed("bits per hidden byte"),
     ),
     note="H-Net's five perturbations, of hidden words too; which words are hidden is alike for all arms. "
-    "Frequencies: of the train split's hidden tokens, given how many masks stand in a row and at which place.",
+    "Frequencies: of the hidden tokens of as many rows of training, in runs of as many masks and at the same place.",
 )
 
 EXPERIMENT = Experiment(

@@ -114,7 +114,7 @@ ROBUSTNESS = Table(
     ),
     source="arXiv 2305.14571 reports accuracy on downstream tasks; its tables were not to be had",
     note="15% of the words are hidden. Each arm draws over its own rows, so that the hidden words are not the same. "
-    "Frequencies: of the train split's hidden tokens, in runs of as many and at the same place, and nothing else read.",
+    "Frequencies: of the hidden tokens of as many rows of training, in runs of as many masks and at the same place.",
 )
 
 SHIFTS = Table(

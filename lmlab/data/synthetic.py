@@ -1,7 +1,6 @@
 """Texts without meaning, to learn from before a text that has some: nested brackets, and random bytes.
 
-A document is a pure function of its number, and belongs to the train split but for every tenth, which is for validation
-and test in turn.
+A document is a pure function of its number; of every ten, eight are for training and one each for validation and test.
 """
 
 import dataclasses
@@ -19,10 +18,10 @@ PAIRS = [b"()", b"[]", b"{}", b"<>"]
 class _Synthetic:
     """`count` documents of `size` bytes."""
 
+    validation, test = 0.1, 0.1  # as the numbers are split
+
     count: int = 200
     size: int = 10_000
-    validation: float = 0.1  # as the numbers are split; not to be changed
-    test: float = 0.1
 
     def __post_init__(self):
         if self.count < 10 or self.size < 2 or self.size % 2:

@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 
 from lmlab.data.bake import bake
-from lmlab.data.batches import evaluation_batches
 from lmlab.data.masked_words import MaskedWords
 from lmlab.evaluation.study import Study
 
 LONGEST, LAST = 32, 16  # longer runs are taken for one, and so are later places
 PLACES = LONGEST * LAST
-ROWS = 256
+ROWS = 256  # that are read together
 BACK_OFF = 20.0  # targets that the frequencies without a place weigh as much as
 
 
@@ -25,38 +24,36 @@ def runs_of(hidden_BL):
     return np.where(hidden_BL, behind_BL - before_BL - 1, 0), np.where(hidden_BL, at_BL - before_BL - 1, 0)
 
 
-def frequencies(arm, placed=True):
-    """scale -> `HiddenFrequencies` of what the Run `arm(scale)` hides."""
+def frequencies(arm):
+    """scale -> `HiddenFrequencies` of what the Run `arm(scale)` hides, from as many rows as it reads."""
 
     def at(scale):
         run = arm(scale)
-        return HiddenFrequencies(
-            run.corpus, tokenizer=run.tokenizer, corruption=run.corruption, length=run.length, placed=placed
-        )
+        rows = run.steps * run.batch_size
+        return HiddenFrequencies(run.corpus, tokenizer=run.tokenizer, corruption=run.corruption, length=run.length, rows=rows)
 
     return at
 
 
 @dataclasses.dataclass(frozen=True)
 class HiddenFrequencies(Study):
-    """Bits per hidden byte of the test split where each target has its frequency among the hidden ones of the train split;
-    where `placed`, of those in runs of as many masks and at the same place, as far as these are known. What a trained model
-    has below it, it has from the words around."""
+    """Bits per hidden byte of the test split where each target has its frequency among the hidden ones of `rows` rows of the
+    train split, from all over it: of those in runs of as many masks and at the same place, as far as these are known. What
+    a trained model has below it, it has from the words around."""
 
     tokenizer: Any = None
     corruption: MaskedWords = MaskedWords()
     length: int = 512  # of the models' rows
-    placed: bool = True
+    rows: int = 1000
 
     def measure(self):
         """{"bpb", "validation_bpb"}."""
         baked = bake(self.corpus, self.tokenizer)
-        place_N, target_N, _ = self._targets(baked, "train")
+        place_N, target_N, _ = self._targets(baked, "train", self.rows)
         V = getattr(baked.tokenizer, "subwords", baked.tokenizer).vocab_size  # what is named is not always what is read
         counts_PV = np.bincount(place_N * V + target_N, minlength=PLACES * V).reshape(PLACES, V)
-        p_PV = np.broadcast_to((counts_PV.sum(axis=0) + 0.5) / (counts_PV.sum() + 0.5 * V), counts_PV.shape)
-        if self.placed:
-            p_PV = (counts_PV + BACK_OFF * p_PV) / (counts_PV.sum(axis=1, keepdims=True) + BACK_OFF)
+        p_V = (counts_PV.sum(axis=0) + 0.5) / (counts_PV.sum() + 0.5 * V)
+        p_PV = (counts_PV + BACK_OFF * p_V) / (counts_PV.sum(axis=1, keepdims=True) + BACK_OFF)
 
         def bits(split):
             place_N, target_N, covered = self._targets(baked, split)
@@ -64,11 +61,13 @@ class HiddenFrequencies(Study):
 
         return {"bpb": bits("test"), "validation_bpb": bits("validation")}
 
-    def _targets(self, baked, split):
-        """(size of the run and place in it as one number, target: int [N]; bytes covered) of a whole split."""
+    def _targets(self, baked, split, rows=None):
+        """(size of the run and place in it as one number, target: int [N]; bytes covered) of a split, or of so many rows."""
         windows = self.corruption.windows(baked.split(split), self.length, baked.tokenizer)
-        places, targets, covered = [], [], 0
-        for batch in evaluation_batches(windows, ROWS):
+        rows = len(windows) if rows is None else min(rows, len(windows))
+        indices, places, targets, covered = np.arange(rows) * len(windows) // rows, [], [], 0
+        for first in range(0, rows, ROWS):
+            batch = windows.batch(indices[first : first + ROWS])
             size_BL, place_BL = runs_of((batch["tokens"] == baked.tokenizer.vocab_size) & (batch["segment_ids"] > 0))
             asked_BL = batch["weights"] > 0
             place_BL = np.minimum(size_BL, LONGEST - 1) * LAST + np.minimum(place_BL, LAST - 1)

@@ -14,8 +14,8 @@ SYMBOLS = np.frombuffer(string.ascii_letters.encode(), np.uint8)
 
 
 def look_up(rng, pairs):
-    """(prompt, answer), bytes: as many pairs of letters, all distinct, a line each, "k:v"; then one of the k again, and what
-    stood behind it."""
+    """(prompt, answer), bytes: as many pairs of letters, all distinct, a line each, "k:v"; then one of these k again, and the
+    v behind it."""
     letters = rng.permutation(SYMBOLS)[: 2 * pairs].reshape(pairs, 2)
     asked = letters[rng.integers(pairs)]
     lines = [bytes([k]) + b":" + bytes([v]) for k, v in (*letters, asked)]

@@ -13,7 +13,7 @@ from lmlab.evaluation.perturbations import edited
 @dataclasses.dataclass(frozen=True)
 class CharacterEdits:
     """Bits per byte of excerpts of a split, `max_bytes` in all, in which each character is edited with a probability, as
-    asked of HLM (arXiv 2305.14571): per byte of the edited text."""
+    asked of HLM (arXiv 2305.14571): per byte of the edited text, or of its hidden words."""
 
     split: str = "test"
     max_bytes: int = 200_000

@@ -1,7 +1,7 @@
 """Tokenizers that take the longest token at every place: RWKV's "World" vocabularies, read from their files.
 
-A line of such a file is an id, the token as a Python literal (text or bytes), and its number of bytes. No word ends a
-token, and there are no merges: which tokens a text has is said by the list alone.
+A line of such a file is an id, the token as a Python literal (text or bytes), and its number of bytes. Text is not cut into
+words first, and there are no merges: which tokens a text has is said by the list alone.
 """
 
 import ast
