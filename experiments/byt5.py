@@ -18,6 +18,7 @@ root; here it is AdamW under WSD. Sentinels are ids of their own, where ByT5 tak
 
 from lmlab.comparison import SPAN_SETUPS, Setup, spans
 from lmlab.data.corpora import StandardLibrary
+from lmlab.evaluation.other_source import OtherSource
 from lmlab.experiment import Arm, Column, Experiment, Paper, Table
 from lmlab.models.encoder_decoder import t5
 from lmlab.text.bpe import BPE
@@ -45,7 +46,8 @@ BYTES_PER_TOKEN = {"smoke": 2.05, "small": 2.55, "paper": 4.1}  # at paper scale
 def bytes_(scale, shapes, mean_span=20.0):
     """A byte model; `shapes`: scale -> (encoder and decoder layers, d_model, d_ff)."""
     heads, d_kv, vocab = SIZES[scale]
-    return SETUPS[scale].run(t5(vocab, *shapes[scale], heads, d_kv), corruption=spans(scale, mean_span=mean_span))
+    model = t5(vocab, *shapes[scale], heads, d_kv)
+    return SETUPS[scale].run(model, corruption=spans(scale, mean_span=mean_span), evaluators=(OtherSource(),))
 
 
 def byt5(scale):
@@ -73,7 +75,8 @@ def mt5(scale, mean_span=3.0, wider=0):
     }[scale]
     model = t5(vocab + spare, layers, d_model, d_ff + wider, heads, d_kv)
     tokenizer = BPE(vocab, BYTES_PER_TOKEN[scale])
-    return SETUPS[scale].run(model, tokenizer=tokenizer, corruption=spans(scale, mean_span=mean_span))
+    corruption = spans(scale, mean_span=mean_span)
+    return SETUPS[scale].run(model, tokenizer=tokenizer, corruption=corruption, evaluators=(OtherSource(),))
 
 
 def mt5_same_gaps(scale):
@@ -132,6 +135,8 @@ MEASURED_8 = (
     Column("mflops_per_byte", "MFLOPs", "per byte read", None, 3),
     Column("steps_per_second", "Steps", "per second", "higher", 2),
     Column("bpb", "Test", "bits per byte written", "lower", 3),
+    Column("own_source", "Own source", "bits per byte, 12 batches", "lower", 3),
+    Column("other_source", "Another's", "bits per byte, 12 batches", None, 3),
 )
 TABLE_8 = Table(
     name="table8",

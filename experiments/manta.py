@@ -16,6 +16,7 @@ with Adafactor and a learning rate of their own for the frontiers, here all have
 from lmlab.comparison import SPAN_SETUPS, Setup, spans
 from lmlab.data.corpora import StandardLibrary
 from lmlab.evaluation.frontiers import FrontierF1
+from lmlab.evaluation.other_source import OtherSource
 from lmlab.experiment import Arm, Column, Experiment, Paper, Table
 from lmlab.models.encoder_decoder import t5
 from lmlab.models.gbst import MeanPool, PooledEncoder
@@ -41,7 +42,7 @@ def model(scale, shapes, evaluators=(), **encoder):
     vocab, d_model, heads, d_kv = SIZES[scale]
     layers, d_ff = shapes[scale]
     built = t5(vocab, layers, d_model, d_ff, heads, d_kv, **encoder)
-    return SETUPS[scale].run(built, corruption=spans(scale), evaluators=evaluators)
+    return SETUPS[scale].run(built, corruption=spans(scale), evaluators=(OtherSource(), *evaluators))
 
 
 def byte_t5(scale):
@@ -80,6 +81,8 @@ TABLE = Table(
         Column("mflops_per_byte", "MFLOPs", "per byte read", None, 3),
         Column("steps_per_second", "Steps", "per second", "higher", 2),
         Column("bpb", "Test", "bits per byte written", "lower", 3),
+        Column("own_source", "Own source", "bits per byte, 12 batches", "lower", 3),
+        Column("other_source", "Another's", "bits per byte, 12 batches", None, 3),
         Column("cost", "Perturbation", "bits per byte written over clean", "lower", 3),
         Column("bytes_per_block", "Block", "bytes", None, 2),
         Column("frontier_precision", "Frontiers at words", "share of frontiers", None, 2),
