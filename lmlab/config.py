@@ -154,7 +154,8 @@ def override(node, assignments):
         if path not in known or path.rsplit(".", 1)[-1].isdigit():
             last = {p: p.rsplit(".", 1)[-1] for p in (path, *known)}
             alike = difflib.get_close_matches(last[path], [last[p] for p in known], 1, 0.75)
-            near = [p for p in known if [last[p]] == alike][:1] or difflib.get_close_matches(path, known, 1, 0.4)
+            ours = [p for p in known if [last[p]] == alike]
+            near = difflib.get_close_matches(path, ours, 1, 0.0) or difflib.get_close_matches(path, known, 1, 0.4)
             hint = f"; did you mean {near[0]}?" if near and near[0] != path else "."
             raise UserError(f"There is no field {path}{hint}")
         texts[path] = text

@@ -28,6 +28,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
         (["show", "hnet/llamabyte", "--set", "model.backbone.d_modle=4"], "did you mean model.backbone.d_model?"),
         (["show", "hnet/llamabyte", "--set", "d_model=4"], "did you mean model.backbone.d_model?"),
         (["show", "hnet/llamabyte", "--set", "model.d_modl=4"], "did you mean model.backbone.d_model?"),
+        (["show", "byt5/byt5", "--set", "model.decoder.layer=4"], "did you mean model.decoder.layers?"),
         (["show", "hnet/llamabyte", "--set", "steps=many"], "steps"),
         (["show", "hnet/llamabyte", "--set", "steps"], "--set takes FIELD=VALUE"),
         (["show", "hnet/llamabyte", "--set", "model.vocab_size=100"], "256 ids"),

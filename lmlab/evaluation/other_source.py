@@ -23,7 +23,10 @@ class OtherSource:
         nats, written = np.zeros(2), 0
         for batch in itertools.islice(evaluation_batches(data.windows(self.split), data.batch_size), self.batches):
             data.check()
-            other = batch | {name: np.roll(batch[name], 1, axis=0) for name in ("inputs", "input_segment_ids")}
+            rows = np.arange(len(batch["inputs"]))
+            real = rows[batch["input_segment_ids"].any(axis=1)]  # the last batch ends with empty rows
+            rows[real] = np.roll(real, 1)
+            other = batch | {name: batch[name][rows] for name in ("inputs", "input_segment_ids")}
             for i, given in enumerate((batch, other)):
                 nats[i] += np.sum(score(model, params, data.place(given)).nats_BL, dtype=np.float64)
             written += int(np.sum(batch["target_bytes"], dtype=np.int64))

@@ -67,8 +67,8 @@ def perturb(documents, name, seed=0):
 
 
 def edited(documents, rate, seed=0):
-    """Each document (bytes) with each character edited with probability `rate`: gone, another letter in its place, or a
-    letter behind it, each as likely. What a higher rate edits holds what a lower one does."""
+    """Each document (bytes) with each character edited with probability `rate`: gone, a letter in its place, or a
+    letter behind it, each as likely and the letter of a to z. What a higher rate edits holds what a lower one does."""
     return [_edited(data, _drawn_for(f"edited:{seed}:", data), rate) for data in documents]
 
 

@@ -3,8 +3,8 @@
 A gate gives every position a number G from k (deleted) to 0 (kept). Soft deletion adds G to the scores of whoever
 attends to the position in later layers. Hard deletion takes out positions with G < k / 2 and closes up the rest, which
 keep their G: so it is soft deletion but for what still leaks through. The released code drops it. Trained to the end
-the kept have a G of next to 0, but after some hundred steps they have anything from 0 to k / 2 (softmax_1 weighs all of
-it against nothing), and models that were trained under it are lost without: 1.74 for 1.07 bits per byte.
+the kept have a G of next to 0, but after some hundred steps they have anything from 0 to k / 2, and softmax_1 weighs all of
+it against nothing: a model that was trained under it is lost without.
 """
 
 import math

@@ -58,6 +58,8 @@ class LongestMatchTokenizer(Tokens):
             except (ValueError, SyntaxError, TypeError) as error:
                 raise UserError(f"Line {number} of the list of tokens is no id, token and size ({error}).") from error
             found[int(token)] = data
+        if max(found) > 4 * len(found):
+            raise UserError(f"The list of {len(found)} tokens has an id of {max(found)}.")
         return [found.get(token, b"") for token in range(max(found) + 1)]
 
     @functools.cached_property

@@ -122,7 +122,7 @@ class AdamW:
     """Clip by the global norm, Adam, decoupled decay, then learning rate x schedule x stage multiplier."""
 
     learning_rate: float
-    schedule: WSD | Cosine = WSD()
+    schedule: WSD | Linear | Cosine = WSD()
     b1: float = 0.9
     b2: float = 0.95
     eps: float = 1e-8

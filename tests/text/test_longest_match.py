@@ -68,6 +68,7 @@ def test_saved_and_read_again_it_is_the_same(tmp_path):
         (lambda text: text.replace("98 'a' 1", "97 'a' 1"), "Line 98 .*an id twice"),
         (lambda text: text.replace("98 'a' 1", "98 print 1"), "Line 98"),
         (lambda text: text.replace("98 'a' 1", "98"), "Line 98"),
+        (lambda text: text.replace("98 'a' 1", "1000000000000 'a' 1"), "256 tokens has an id of 1000000000000"),
         (lambda text: text.replace("98 'a' 1", "98 1 1"), "Line 98"),
     ],
 )
