@@ -47,19 +47,15 @@ class HiddenFrequencies(Study):
     rows: int = 1000
 
     def measure(self):
-        """{"bpb", "validation_bpb"}."""
+        """{"bpb"}."""
         baked = bake(self.corpus, self.tokenizer)
         place_N, target_N, _ = self._targets(baked, "train", self.rows)
         V = getattr(baked.tokenizer, "subwords", baked.tokenizer).vocab_size  # what is named is not always what is read
         counts_PV = np.bincount(place_N * V + target_N, minlength=PLACES * V).reshape(PLACES, V)
         p_V = (counts_PV.sum(axis=0) + 0.5) / (counts_PV.sum() + 0.5 * V)
         p_PV = (counts_PV + BACK_OFF * p_V) / (counts_PV.sum(axis=1, keepdims=True) + BACK_OFF)
-
-        def bits(split):
-            place_N, target_N, covered = self._targets(baked, split)
-            return float(-np.log2(p_PV[place_N, target_N]).sum()) / covered
-
-        return {"bpb": bits("test"), "validation_bpb": bits("validation")}
+        place_N, target_N, covered = self._targets(baked, "test")
+        return {"bpb": float(-np.log2(p_PV[place_N, target_N]).sum()) / covered}
 
     def _targets(self, baked, split, rows=None):
         """(size of the run and place in it as one number, target: int [N]; bytes covered) of a split, or of so many rows."""
