@@ -47,10 +47,11 @@ def relative_bucket(distance, bidirectional, buckets=32, max_distance=128):
 
 @jax.checkpoint
 def excess(q_BLHK, k_BMHK, biases, seen_BLM):
-    """Mean over heads and the pairs that see of max(q k + bias - LARGE, 0). Nothing is stored for its gradient."""
+    """(max(q k + bias - LARGE, 0), mean over heads, summed over the keys that a query sees; how many these are): [B, L]
+    each. Nothing is stored for its gradient."""
     score_BHLM = jnp.einsum("blhk,bmhk->bhlm", q_BLHK, k_BMHK, preferred_element_type=jnp.float32) + sum(biases)
     over_BLM = jnp.where(seen_BLM, jnp.mean(jnp.maximum(score_BHLM - LARGE, 0.0), axis=1), 0.0)
-    return jnp.sum(over_BLM) / jnp.maximum(1, jnp.sum(seen_BLM))
+    return jnp.sum(over_BLM, axis=2), jnp.sum(jnp.broadcast_to(seen_BLM, over_BLM.shape), axis=2)
 
 
 class RelativeBias(nn.Module):

@@ -10,11 +10,18 @@ from lmlab.models.language_model import forward
 from lmlab.models.t5 import SCORES
 
 
-def mean_excess(model, scores):
-    """Of the attention that gates weaken, the encoder's behind the gate and the decoder's to it: the mean of `t5.excess`."""
-    later = [scores["encoder"][f"blocks_{i}"]["attention"] for i in range(model.encoder.before, model.encoder.layers)]
-    cross = [scores["decoder"][f"blocks_{i}"]["cross"] for i in range(model.decoder.layers)]
-    each = [part["excess"][0] for part in later + cross]
+def mean_excess(model, scores, batch):
+    """Of the attention that gates weaken, the encoder's behind the gate and the decoder's to it: the mean of `t5.excess`
+    over the pairs of positions that hold a token, then over layers."""
+    each = []
+    for part, name, layers, segments in (
+        ("encoder", "attention", range(model.encoder.before, model.encoder.layers), "input_segment_ids"),
+        ("decoder", "cross", range(model.decoder.layers), "segment_ids"),
+    ):
+        for i in layers:
+            over_BL, seen_BL = scores[part][f"blocks_{i}"][name]["excess"][0]
+            over, seen = (jnp.sum(jnp.where(batch[segments] > 0, x, 0)) for x in (over_BL, seen_BL))
+            each.append(over / jnp.maximum(1, seen))
     return sum(each) / len(each)
 
 
@@ -43,7 +50,7 @@ class Deletion:
         """Returns (sum of loss, sum of weights, metrics); see `NextToken`."""
         if self.excess:
             output, written = forward(model, params, batch, mutable=[SCORES])
-            price = self.excess * mean_excess(model, written[SCORES])
+            price = self.excess * mean_excess(model, written[SCORES], batch)
         else:
             output, price = forward(model, params, batch), 0.0
         found = output.encoded.found

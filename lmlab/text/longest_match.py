@@ -7,7 +7,6 @@ words first, and there are no merges: which tokens a text has is said by the lis
 import ast
 import dataclasses
 import functools
-import hashlib
 import pathlib
 import re
 
