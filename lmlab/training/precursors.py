@@ -57,7 +57,12 @@ def _replaced(params, known):
 
 def begin(run, state, shardings, tokenizer, before):
     """`state` before the first step, as what `trained` returned leaves it. UserError where the run reads the text in
-    other tokens than those that its teacher or its donor was trained with."""
+    other tokens than those that the run before it, its teacher or its donor was trained with."""
+    for name, own in (("before", "student"), ("teacher", "teacher"), ("donor", "student")):
+        expected = getattr(tokenizer, own, tokenizer)  # without a pair of tokenizers all read the text in one
+        if name in before and expected.fingerprint != before[name][1].fingerprint:
+            whom = {"before": "the run before it"}.get(name, f"its {name}")
+            raise UserError(f"The run reads the text in other tokens than those that {whom} was trained with.")
     if "before" in before:
         params = before["before"][0]
         if run.model != run.after.model:
@@ -65,10 +70,6 @@ def begin(run, state, shardings, tokenizer, before):
         state = state.replace(params=place_parameters(params, shardings.params))
     if "teacher" not in before:
         return state
-    for name, own in (("teacher", "teacher"), ("donor", "student")):
-        expected = getattr(tokenizer, own, tokenizer)  # without a pair of tokenizers both read the text in one
-        if name in before and expected.fingerprint != before[name][1].fingerprint:
-            raise UserError(f"The run reads the text in other tokens than those that its {name} was trained with.")
     teacher, donor = (before.get(name, (None,))[0] for name in ("teacher", "donor"))
     fresh = jax.device_get(processes.gather(state.params))
     params = run.objective.begin(run.model, fresh, teacher, tokenizer, donor, run.seed)

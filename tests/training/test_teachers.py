@@ -58,3 +58,10 @@ def test_a_donor_of_another_tokenizer_is_refused(objective):
     for tokenizer, teacher in ((Paired(OWN, OTHER), OTHER), (OWN, OWN)):
         with pytest.raises(UserError, match="other tokens than those that its donor was trained with"):
             begin(made, None, None, tokenizer, {"teacher": ({}, teacher), "donor": ({}, THIRD)})
+
+
+def test_a_run_before_of_another_tokenizer_is_refused():
+    made = types.SimpleNamespace(objective=None, model=None)
+    for tokenizer in (OWN, Paired(OWN, OTHER)):
+        with pytest.raises(UserError, match="other tokens than those that the run before it was trained with"):
+            begin(made, None, None, tokenizer, {"before": ({}, THIRD)})
