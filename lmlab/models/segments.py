@@ -60,6 +60,13 @@ class SegmentMean(Mean):
         z_BD = self.norm(jnp.where(seen_B1, total / count, self.null.astype(jnp.float32)))
         return z_BD, {"sum": total * again_B1, "count": count * again_B1, "seen": jnp.ones_like(cache["seen"])}
 
+    @nn.nowrap
+    def extend(self, h_BND, count_B, cache):
+        """Cache behind the first `count_B` of N further positions, none of which is a boundary."""
+        w_BN1 = (jnp.arange(h_BND.shape[1]) < count_B[:, None])[..., None]
+        total = cache["sum"] + jnp.sum(jnp.where(w_BN1, h_BND[..., : self.d_model], 0), axis=1)
+        return {"sum": total, "count": cache["count"] + count_B[:, None], "seen": cache["seen"] | (count_B > 0)}
+
 
 class StraightThroughMean(SegmentMean):
     """`SegmentMean` through which boundaries learn: forward 1, a position's weight has the gradient of the number of

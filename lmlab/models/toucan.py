@@ -48,6 +48,11 @@ class WithInput(nn.Module):
         y_BD, cache = self.stack.step(x_BD, tokens_B, cache, active_B, row_B)
         return jnp.concatenate([y_BD, x_BD.astype(y_BD.dtype)], axis=-1), cache
 
+    def extend(self, x_BND, count_B, cache):
+        """Several positions: see `RelativeAttention.extend`."""
+        y_BND, cache = self.stack.extend(x_BND, count_B, cache)
+        return jnp.concatenate([y_BND, x_BND.astype(y_BND.dtype)], axis=-1), cache
+
     @nn.nowrap
     def flops(self, length, ratios=()):
         """Forward FLOPs per position, by part."""
@@ -109,24 +114,22 @@ class Toucan(LanguageModel):
         y_BD, decoder = self.backbone.decoder.step(cache["unpool"] + x_BD, tokens_B, cache["decoder"], every_B)
         return *self._joint(y_BD), cache | {"decoder": decoder}
 
-    def _take_in(self, tokens_B, cache, start):
-        backbone, every_B = self.backbone, jnp.ones(tokens_B.shape, bool)
-        h_BD, encoder = backbone.encoder.step(self.embed_tokens(tokens_B), tokens_B, cache["encoder"], every_B)
-        pooled_BD, pool = backbone.pool.step(h_BD, every_B & start, cache["pool"])
-        return h_BD, pooled_BD, cache | {"encoder": encoder, "pool": pool}
-
-    def read(self, tokens_B, cache):
-        """The encoder alone, over a byte that went on: cache."""
-        return self._take_in(tokens_B, cache, False)[2]
+    def read(self, tokens_BN, count_B, cache):
+        """The encoder alone, in one pass over the first `count_B` of N bytes, all of which went on: cache."""
+        backbone = self.backbone
+        h_BND, encoder = backbone.encoder.extend(self.embed_tokens(tokens_BN), count_B, cache["encoder"])
+        return cache | {"encoder": encoder, "pool": backbone.pool.extend(h_BND, count_B, cache["pool"])}
 
     def begin(self, tokens_B, cache):
         """Encoder, inner network and decoder, behind a byte that ended a chunk: as `write`."""
         backbone, every_B = self.backbone, jnp.ones(tokens_B.shape, bool)
-        h_BD, pooled_BD, cache = self._take_in(tokens_B, cache, True)
+        h_BD, encoder = backbone.encoder.step(self.embed_tokens(tokens_B), tokens_B, cache["encoder"], every_B)
+        pooled_BD, pool = backbone.pool.step(h_BD, every_B, cache["pool"])
         z_BD, inner = backbone.inner.step(pooled_BD, tokens_B, cache["inner"], every_B)
         y_BD, last_BD = backbone.unpool.step(z_BD, h_BD, every_B, None, cache["unpool"])
         y_BD, decoder = backbone.decoder.step(y_BD, tokens_B, cache["decoder"], every_B)
-        return *self._joint(y_BD), cache | {"inner": inner, "unpool": last_BD, "decoder": decoder}
+        new = {"encoder": encoder, "pool": pool, "inner": inner, "unpool": last_BD, "decoder": decoder}
+        return *self._joint(y_BD), cache | new
 
     @nn.nowrap
     def flops(self, length, ratios=()):

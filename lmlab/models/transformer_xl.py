@@ -103,6 +103,15 @@ class RelativeAttention(nn.Module):
         filled = {n: cache[n].at[:, :L].set(new.astype(cache[n].dtype)) for n, new in (("k", k), ("v", v))}
         return y_BLD, filled | {"index": jnp.sum(valid_BL, axis=1, dtype=jnp.int32)}
 
+    def _read_cache(self, q, distance, seen, keys, values):
+        """Queries [B, ..., H, K] to all slots, `distance` [B, ..., S] behind them, where `seen`: [B, ..., H, K]."""
+        q_v, far = _added(q, self.v), sinusoids(keys.shape[1], self.d_model).astype(q.dtype)
+        at_distance = jnp.einsum("...hd,sd->...hs", jnp.einsum("...hk,dhk->...hd", q_v, self.wr), far)
+        at_distance += jnp.sum(q_v * self.br, -1, keepdims=True)
+        by_distance = jnp.take_along_axis(at_distance, distance[..., None, :], axis=-1)
+        scores = jnp.einsum("b...hk,bshk->b...hs", _added(q, self.u), keys.astype(q.dtype)) + by_distance
+        return self._attend(scores, seen[..., None, :], values.astype(q.dtype), "b...hs,bshk->b...hk")
+
     def step(self, x_BD, cache, active_B, row_B=None):
         """One position for the active rows; the cache of the others does not change. `row_B`: see `Stack.step`."""
         q, k, v = self._qkv(x_BD)
@@ -112,16 +121,25 @@ class RelativeAttention(nn.Module):
         new = {
             n: cache[n].at[rows, slot_B].set(x.astype(cache[n].dtype), mode="drop") for n, x in (("k", k), ("v", v))
         }
-        keys, values = take(new["k"], row_B).astype(q.dtype), take(new["v"], row_B).astype(q.dtype)
         distance_BS = (index_B[:, None] - jnp.arange(slots)) % slots
-        q_v = _added(q, self.v)
-        turned_BHD = jnp.einsum("bhk,dhk->bhd", q_v, self.wr)
-        at_distance = jnp.einsum("bhd,sd->bhs", turned_BHD, sinusoids(slots, self.d_model).astype(q.dtype))
-        at_distance += jnp.sum(q_v * self.br, -1, keepdims=True)
-        by_distance = jnp.take_along_axis(at_distance, distance_BS[:, None], axis=2)
-        scores = jnp.einsum("bhk,bshk->bhs", _added(q, self.u), keys) + by_distance
-        o_BHK = self._attend(scores, (distance_BS <= index_B[:, None])[:, None], values, "bhs,bshk->bhk")
+        seen_BS = distance_BS <= index_B[:, None]
+        o_BHK = self._read_cache(q, distance_BS, seen_BS, take(new["k"], row_B), take(new["v"], row_B))
         return self._out(o_BHK), new | {"index": put(cache["index"], index_B + 1, active_B, row_B)}
+
+    def extend(self, x_BND, count_B, cache):
+        """The first `count_B` of N positions behind those in the cache, in one pass; what is returned of the others means
+        nothing. The cache must have a slot for each: a ring would lose keys that the first of them see."""
+        q, k, v = self._qkv(x_BND)
+        slots, place_N = cache["k"].shape[1], jnp.arange(x_BND.shape[1])
+        position_BN = cache["index"][:, None] + place_N
+        slot_BN = jnp.where(place_N < count_B[:, None], position_BN, slots)
+        rows_B1 = jnp.arange(len(x_BND))[:, None]
+        new = {
+            n: cache[n].at[rows_B1, slot_BN].set(x.astype(cache[n].dtype), mode="drop") for n, x in (("k", k), ("v", v))
+        }
+        distance_BNS = position_BN[..., None] - jnp.arange(slots)
+        o_BNHK = self._read_cache(q, jnp.maximum(distance_BNS, 0), distance_BNS >= 0, new["k"], new["v"])
+        return self._out(o_BNHK), new | {"index": cache["index"] + count_B}
 
     @nn.nowrap
     def emptied(self, cache, empty_B, row_B=None):
@@ -174,6 +192,11 @@ class PostNormBlock(Block):
         x = self.norm1(x + mixed)
         return self.norm2(x + self.mlp(x))
 
+    def extend(self, x_BND, count_B, cache):
+        """Several positions: see `RelativeAttention.extend`."""
+        mixed, cache = self.mixer.extend(self.read(x_BND), count_B, cache)
+        return self.add(x_BND, mixed), cache
+
 
 class TransformerXL(Blocks):
     """`n_layers` post-norm blocks."""
@@ -199,3 +222,7 @@ class TransformerXL(Blocks):
     def last_norm(self):
         """None: the last block ends in one."""
         return None
+
+    def extend(self, x_BND, count_B, cache):
+        """Several positions: see `RelativeAttention.extend`."""
+        return self._through(x_BND, lambda layer, x, cache: layer.extend(x, count_B, cache), self.layers, cache)
