@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from lmlab.data.bake import bake
+from lmlab.data.corpora import Files
 from lmlab.data.masked_words import MaskedWords
 from lmlab.errors import UserError
 from lmlab.evaluation.bits_per_byte import Data
-from lmlab.evaluation.document_vectors import DocumentVectors, alike_by_chance, explained, nearest_is_alike
+from lmlab.evaluation.document_vectors import DocumentClasses, DocumentVectors, alike_by_chance, explained, nearest_is_alike
 from lmlab.models.language_model import init
 from lmlab.models.next_level import next_level
 from lmlab.text.bytes import ByteTokenizer
@@ -56,3 +57,27 @@ def test_a_model_that_predicts_one_vector_has_no_spread(tmp_path):
         assert collapsed[name] == found[name]
     with pytest.raises(UserError, match="No two train documents"):
         dataclasses.replace(evaluator, chunks=10_000)(model, params, data)
+
+
+def test_a_kind_is_a_folder_with_enough_documents(tmp_path):
+    """By the counts of bytes all are found where each folder has bytes of its own, whatever the model; short documents,
+    small folders and what is over `most` are left out."""
+    rng = np.random.default_rng(0)
+    for folder, letters, count in (("a", b"abcd", 6), ("b", b"wxyz", 4), ("few", b"mnop", 2)):
+        (tmp_path / "kinds" / folder).mkdir(parents=True)
+        for i in range(count):
+            (tmp_path / "kinds" / folder / f"{i}.txt").write_bytes(bytes(rng.choice(list(letters), 80).tolist()))
+        (tmp_path / "kinds" / folder / "short.txt").write_bytes(bytes(rng.choice(list(letters), 20).tolist()))
+    model = next_level(ByteTokenizer(), 8, 16, 2, (1, 16), (1, 16))
+    params = init(model, jax.random.key(0))
+    data = Data(bake(tiny.corpus(tmp_path), ByteTokenizer(), str(tmp_path / "cache")), 64, 4, MaskedWords())
+    kinds = DocumentClasses(Files(str(tmp_path / "kinds")), chunks=8, fewest=3, most=5)
+    kinds.check()
+    found = kinds(model, params, data)
+    assert found["class/tokens"] == 100
+    np.testing.assert_allclose(found["class/chance"], alike_by_chance(np.repeat([0, 1], [5, 4])))
+    assert 50 < found["class/mean_pooling"] and 0 <= found["class"] <= 100
+    alone = dataclasses.replace(kinds, fewest=6)
+    for ask in (alone.check, lambda: alone(model, params, data)):
+        with pytest.raises(UserError, match="no two of this corpus hold 6 long documents"):
+            ask()
