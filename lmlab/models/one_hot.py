@@ -7,23 +7,25 @@ import jax.numpy as jnp
 from lmlab.errors import UserError
 from lmlab.models.encoder_decoder import EncoderDecoder
 from lmlab.models.layers import parameter
+from lmlab.models.t5 import UNIT
 
 
 class OneHot(EncoderDecoder):
     """`EncoderDecoder` whose vocabulary has no parameters: ids are one-hot vectors padded with zeros to the width, and the
     logits are the first numbers of the decoder's last state. Three learned scalars, for source, target and logits.
 
-    Those of source and target start at sqrt(d), as in the original code, that of the logits at 1 / sqrt(d): the states of a
-    pre-norm decoder still hold their own token at about sqrt(d), and would be sure that it comes once more.
+    The first two start at 1. The original code has sqrt(d), and norms behind its layers; here the norms are ahead, and a
+    token at sqrt(d) would stay in the last state, which is the logits, as large as all that the layers add. The last starts
+    at 1 / sqrt(d), for even predictions, has to grow by a factor of 20 or so, and is learned in units of `UNIT`.
     """
 
     def setup(self):
         if self.vocab_size > self.decoder.d_model:
             raise UserError(f"One-hot vectors of {self.vocab_size} ids do not fit a width of {self.decoder.d_model}.")
-        root = nn.initializers.constant(self.decoder.d_model**0.5)
-        self.source_scale = parameter(self, "source_scale", root, (1,), (None,))
-        self.target_scale = parameter(self, "target_scale", root, (1,), (None,))
-        inverse = nn.initializers.constant(self.decoder.d_model**-0.5)
+        ones = nn.initializers.ones
+        self.source_scale = parameter(self, "source_scale", ones, (1,), (None,))
+        self.target_scale = parameter(self, "target_scale", ones, (1,), (None,))
+        inverse = nn.initializers.constant(self.decoder.d_model**-0.5 / UNIT)
         self.logit_scale = parameter(self, "logit_scale", inverse, (1,), (None,))
 
     def embed_source(self, tokens):
@@ -35,7 +37,7 @@ class OneHot(EncoderDecoder):
         return jax.nn.one_hot(tokens, self.decoder.d_model) * self.target_scale
 
     def _logits(self, y):
-        return y[..., : self.vocab_size].astype(jnp.float32) * self.logit_scale
+        return y[..., : self.vocab_size].astype(jnp.float32) * (UNIT * self.logit_scale)
 
     @nn.nowrap
     def flops(self, source, target, ratios=()):

@@ -5,7 +5,7 @@ byte-pair encoder decides locally. Within a pre-token, neighbours must be such t
 pre-tokens must end where the pre-tokenizer cuts, whose look ahead is a guess that later text must make good
 (`lmlab.text.pretokens`), and where a text is cut before (`lmlab.text.added_runs`); pre-tokens may be looked up whole before they
 are merged (`lmlab.text.whole_first`); and characters may be cut between tokens, while bytes that make no character stand alone.
-`AnyTokens` accepts all sequences.
+Where the longest token is taken, `lmlab.text.longest_first` says what may follow. `AnyTokens` accepts all sequences.
 
 A state is hashable. `start` is that of no token yet; `allowed(state)` is bool [V], EOS included where the text may end;
 `behind(state, token)` the state behind a token that is allowed.
@@ -23,6 +23,10 @@ from lmlab.text.adjacency import Adjacency
 from lmlab.text.bpe import BPETokenizer
 from lmlab.text.bytes import ByteTokenizer
 from lmlab.text.cl100k import CL100K, DIGITS
+from lmlab.text.dictionary import DictionaryTokenizer
+from lmlab.text.lib import LiBTokenizer
+from lmlab.text.longest_first import LongestFirst
+from lmlab.text.longest_match import LongestMatchTokenizer
 from lmlab.text.places import Pieces, Words, WordsAndRuns
 from lmlab.text.pretokens import GPT2, Unsplit
 from lmlab.text.whole_first import WholeFirst
@@ -31,20 +35,26 @@ KEPT = 2048  # masks that are kept, of `vocab_size` bytes each
 
 
 def canonical(tokenizer):
-    """`Canonical` of a tokenizer; for one without merges (bytes), `AnyTokens`, as it has but one encoding.
+    """`Canonical` of a BPE, `LongestFirst` of a tokenizer that takes the longest token; of bytes `AnyTokens`, as each text
+    has but one encoding.
 
-    UserError for a pre-tokenizer or for added tokens whose sequences are not known.
+    UserError for another tokenizer, or for a pre-tokenizer or added tokens whose sequences are not known.
     """
-    if not isinstance(tokenizer, BPETokenizer):
-        if isinstance(tokenizer, ByteTokenizer):
-            return AnyTokens(tokenizer)
-        raise UserError(f"The encodings of a {type(tokenizer).__name__} are not known; those of a BPE and of bytes are.")
-    return _canonical(tokenizer)
+    if isinstance(tokenizer, ByteTokenizer):
+        return AnyTokens(tokenizer)
+    greedy = isinstance(tokenizer, DictionaryTokenizer) and tokenizer.merges is None
+    if greedy or isinstance(tokenizer, LongestMatchTokenizer | LiBTokenizer):
+        return _kept(LongestFirst, tokenizer)
+    if isinstance(tokenizer, BPETokenizer):
+        return _kept(Canonical, tokenizer)
+    raise UserError(
+        f"The encodings of a {type(tokenizer).__name__} are not known; those of a BPE, of longest matches and of bytes are."
+    )
 
 
 @functools.lru_cache(maxsize=4)
-def _canonical(tokenizer):
-    return Canonical(tokenizer)
+def _kept(automaton, tokenizer):
+    return automaton(tokenizer)
 
 
 class AnyTokens:

@@ -15,7 +15,7 @@ from lmlab.text.bytes import ByteTokenizer
 from lmlab.text.canonical import canonical
 from tests.parameters import moved
 from tests.paths import data
-from tests.text.test_canonical import TRAINING
+from tests.text.test_canonical import TRAINING, of_longest
 
 TEXTS = [b"the rest", b"it's we", b"as was\n\n\n x", b"we're", " é字".encode(), b"a\xc3", b"\xff\xe3\x80a", b"", b"  \n"]
 
@@ -76,6 +76,25 @@ def test_probability_of_a_string_is_the_sum_over_its_cover_encodings(tokenizer, 
     expected = np.array([brute.begins(text) for text in TEXTS])
     np.testing.assert_allclose(np.exp(string_log_probs(*model, tokenizer, TEXTS)), expected[:, 0], rtol=1e-4)
     np.testing.assert_allclose(np.exp(string_log_probs(*model, tokenizer, TEXTS, whole=True)), expected[:, 1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["list", "lib"])
+def test_bytes_of_tokenizers_that_take_the_longest_token(tokenizer, kind):
+    """The tokens of a BPE, and some whose beginnings are ended by several others, taken longest first."""
+    tokens = {tokenizer.token_bytes(t) for t in range(tokenizer.vocab_size)} | {b"we're there", b"as \n\n", b"he res"}
+    longest = of_longest(kind, tuple(sorted(t for t in tokens if len(t) > 1)))
+    model = random_model(longest.vocab_size)
+    brute = Brute(*model, longest)
+    expected = np.array([brute.begins(text) for text in TEXTS])
+    np.testing.assert_allclose(np.exp(string_log_probs(*model, longest, TEXTS)), expected[:, 0], rtol=1e-4)
+    np.testing.assert_allclose(np.exp(string_log_probs(*model, longest, TEXTS, whole=True)), expected[:, 1], rtol=1e-4)
+    found = ExactBytes(*model, longest, TEXTS[:3]).next_bytes()
+    np.testing.assert_allclose(found.sum(1), 1, atol=1e-9)
+    for text, p in zip(TEXTS[:3], found, strict=True):
+        begins, ends = brute.begins(text)
+        np.testing.assert_allclose(p[END], ends / begins, rtol=1e-4)
+        byte = int(p[:END].argmax())
+        np.testing.assert_allclose(p[byte], brute.begins(text + bytes([byte]))[0] / begins, rtol=1e-4)
 
 
 def test_next_bytes_equal_brute_force_and_sum_to_one(model, tokenizer):

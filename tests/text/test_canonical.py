@@ -13,6 +13,9 @@ from lmlab.text.bpe import BPETokenizer
 from lmlab.text.adjacency import Adjacency
 from lmlab.text.canonical import canonical
 from lmlab.text.cl100k import CL100K, GPT4, QWEN2
+from lmlab.text.dictionary import DictionaryTokenizer
+from lmlab.text.lib import LiBTokenizer
+from lmlab.text.longest_match import LongestMatchTokenizer
 from lmlab.text.pretokens import BEGINS
 from lmlab.text.tokenizer_file import FileTokenizer
 from lmlab.text.words import SpaceWords
@@ -260,7 +263,7 @@ def test_words_that_no_merges_make(base, alphabet, bpe):
 
 
 def test_refuses_what_is_not_known(bpe):
-    with pytest.raises(UserError, match="of a BPE and of bytes"):
+    with pytest.raises(UserError, match="of a BPE, of longest matches and of bytes"):
         canonical(Words(SpaceWords(), 15).train([]))
     content = json.loads(bpe.definition)
     token = {"id": len(content["model"]["vocab"]), "content": " a", "special": False}
@@ -278,3 +281,53 @@ def test_refuses_what_is_not_known(bpe):
     ]:
         with pytest.raises(UserError, match=sentence):
             canonical(FileTokenizer(json.dumps(content | change)))
+
+
+def of_longest(kind, tokens):
+    """A tokenizer of each kind that takes the longest of `tokens`, bytes apart."""
+    if kind == "greedy":
+        return DictionaryTokenizer((*(bytes([b]) for b in sorted(set(b"".join(tokens)))), *tokens))
+    if kind == "lib":
+        return LiBTokenizer(tokens)
+    lines = [f"{i + 1} {token!r} {len(token)}" for i, token in enumerate([*(bytes([b]) for b in range(256)), *tokens])]
+    return LongestMatchTokenizer("\n".join(lines))
+
+
+@pytest.mark.parametrize("kind", ["greedy", "lib", "list"])
+def test_where_the_longest_token_is_taken(kind):
+    """Every string of few letters is encoded, and nothing else is accepted: of vocabularies in which what a token begins is
+    ended by one, two or more tokens further behind, and of drawn ones."""
+    rng = np.random.default_rng(0)
+    drawn = [{bytes(rng.choice([97, 98], rng.integers(2, 7)).tolist()) for _ in range(8)} for _ in range(12)]
+    for tokens in ({b"ab", b"abcd"}, {b"aa", b"aaa"}, {b"ab", b"abababa", b"ba"}, {b"aabb", b"bb"}, *drawn):
+        alphabet = set(b"".join(tokens))
+        is_exact(of_longest(kind, tuple(sorted(tokens))), bytes(alphabet), 8 if len(alphabet) == 2 else 5, 0)
+
+
+def test_of_two_ids_for_the_same_bytes_the_one_that_is_used():
+    tokenizer = LiBTokenizer((b"ab", b"b", b"ab"))
+    assert tokenizer.encode(b"abb").tolist() == [258, 257]
+    is_exact(tokenizer, b"ab", 6, 0)
+
+
+def test_sequences_of_a_published_list():
+    """RWKV's 65,529 tokens: encoded text is accepted token by token; text encoded in two parts is not, where the parts meet
+    within a token."""
+    tokenizer = TokenizerFile(str(data("tokenizers/neox_rwkv/rwkv_vocab_v20230424.txt"))).read()
+    automaton = canonical(tokenizer)
+
+    def accepts(ids):
+        state = automaton.start
+        for token in ids.tolist():
+            if not automaton.allowed(state)[token]:
+                return False
+            state = automaton.behind(state, token)
+        return True
+
+    text = "The quick brown fox, and 世界 in the morning;\n\n\tfor i in range(10):  é.".encode()
+    whole = tokenizer.encode(text)
+    assert accepts(whole) and tokenizer.eos == 0
+    seams = set(tokenizer.byte_spans(whole)[:, 1].tolist())
+    for at in range(1, len(text)):
+        parts = np.concatenate([tokenizer.encode(text[:at]), tokenizer.encode(text[at:])])
+        assert accepts(parts) == np.array_equal(parts, whole) and (at in seams or not accepts(parts))
