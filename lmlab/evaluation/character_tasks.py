@@ -51,7 +51,7 @@ class CharacterTasks:
     seed: int = 0
     split: str = "test"
 
-    def check(self):
+    def check(self, run):
         """UserError, before any training, if there are no files of CUTE in the folder or one is damaged."""
         if self.path is not None:
             tasks = cute_questions(self.path, self.questions + self.shots, np.random.default_rng(self.seed))

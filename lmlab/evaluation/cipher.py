@@ -51,18 +51,21 @@ def by_place(pairs):
 @dataclasses.dataclass(frozen=True)
 class Cipher:
     """Bits per byte of excerpts of one split, each a row, as they are, by how much of the excerpt a model sees before, and
-    with each under a key of its own. Their ends are not counted. UserError for a run that does not read plain bytes."""
+    with each under a key of its own. Their ends are not counted."""
 
     split: str = "test"
     max_bytes: int = 100_000
     seed: int = 0
 
+    def check(self, run):
+        """UserError for a run that does not read plain bytes."""
+        if run.tokenizer.vocab_size != 256:
+            raise UserError("A cipher of bytes is for models that read bytes.")
+
     def __call__(self, model, params, data):
         """{"plain_bpb", "cipher_bpb", "cipher_cost": of the latter over the former; "plain_bpb/<n>", "cipher_bpb/<n>": as
         `by_place`}."""
         tokenizer = data.baked.tokenizer
-        if tokenizer.vocab_size != 256:
-            raise UserError("A cipher of bytes is for models that read bytes.")
         plain = excerpts(list(data.baked.documents(self.split)), data.length - 1, self.max_bytes, self.seed)
         values = {}
         for name, texts in (("plain", plain), ("cipher", [cipher(text, self.seed) for text in plain])):

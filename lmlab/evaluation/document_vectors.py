@@ -141,7 +141,7 @@ class DocumentClasses:
     most: int = 40
     split: str = "test"  # as every evaluator's: a split of the model's own text
 
-    def check(self):
+    def check(self, run):
         """UserError unless there are two such folders, as far as bytes tell."""
         self._require_two(self._folders(self.chunks))
 

@@ -112,15 +112,18 @@ class CutPrompts:
 @dataclasses.dataclass(frozen=True)
 class CutGaps(CutPrompts):
     """The same of gaps of `new` bytes that begin within a token, with `suffix` bytes behind them in the context: of models
-    whose `FillIn` is `SuffixFirst`. UserError for others."""
+    whose `FillIn` is `SuffixFirst`."""
 
     suffix: int = 100  # bytes
 
+    def check(self, run):
+        """UserError for a run of another kind."""
+        if not isinstance(getattr(run.corruption, "kind", None), SuffixFirst):
+            raise UserError("Gaps with the suffix before them need a run whose corruption is FillIn(SuffixFirst()).")
+
     def __call__(self, model, params, data):
         """{"gap/<method>": bits per byte of the gaps, "gap/<method>/first": of their first bytes}"""
-        kind = getattr(data.corruption, "kind", None)
-        if not isinstance(kind, SuffixFirst):
-            raise UserError("Gaps with the suffix before them need a run whose corruption is FillIn(SuffixFirst()).")
+        kind = data.corruption.kind
         tokenizer, rng = data.baked.tokenizer, np.random.default_rng(self.seed)
         gaps, contexts = [], []
         for document in itertools.islice(data.baked.documents(self.split), self.prompts):

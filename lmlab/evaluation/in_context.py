@@ -36,7 +36,7 @@ def permuted(rng, shots, size):
 @dataclasses.dataclass(frozen=True)
 class InContext:
     """Share of the questions, each a text of its own, whose answer greedy decoding would write, behind `pairs` pairs or
-    `shots` permutations of three letters. UserError for a run that does not read plain bytes."""
+    `shots` permutations of three letters."""
 
     count: int = 500  # questions of a kind
     pairs: int = 12
@@ -49,11 +49,14 @@ class InContext:
                 f"Questions need a count and shots of at least 1, and 1 to {len(SYMBOLS) // 2} pairs of distinct letters."
             )
 
+    def check(self, run):
+        """UserError for a run that does not read plain bytes."""
+        if run.tokenizer.vocab_size != 256:
+            raise UserError("Questions about letters are for models that read bytes.")
+
     def __call__(self, model, params, data):
         """{"look_up", "permuted": % right, all letters of an answer}."""
         tokenizer, rng = data.baked.tokenizer, np.random.default_rng(self.seed)
-        if tokenizer.vocab_size != 256:
-            raise UserError("Questions about letters are for models that read bytes.")
         values = {}
         for name, ask in (("look_up", lambda: look_up(rng, self.pairs)), ("permuted", lambda: permuted(rng, self.shots, 3))):
             questions, best = [ask() for _ in range(self.count)], []

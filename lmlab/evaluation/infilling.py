@@ -26,11 +26,14 @@ class Infilling:
     new: int = 64
     rows: int = 16
 
+    def check(self, run):
+        """UserError for a run that does not fill gaps."""
+        if not isinstance(run.corruption, FillIn):
+            raise UserError("Gaps are filled by models of a run whose corruption is FillIn.")
+
     def __call__(self, model, params, data):
         """{"middle_bpb": bits per byte of the middles; "filled": % of them; "unfit": % of what was written in which there is
-        no middle}. UserError for a run that does not fill gaps."""
-        if not isinstance(data.corruption, FillIn):
-            raise UserError("Gaps are filled by models of a run whose corruption is FillIn.")
+        no middle}."""
         tokenizer, kind, gaps = data.baked.tokenizer, data.corruption.kind, self._gaps(data)
         made = [rows_of(kind, *gap, tokenizer, only_middle=True) for gap in gaps]
         middle_bpb = bits_per_byte(model, params, _Rows(made), data)[0]

@@ -40,7 +40,7 @@ class OtherCorpus:
     max_bytes: int = 200_000
     split: str = "test"
 
-    def check(self):
+    def check(self, run):
         """UserError unless the corpus has such a split."""
         self._texts()
 

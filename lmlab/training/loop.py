@@ -55,7 +55,7 @@ def train(run, directory, on_metrics=lambda step, values: None, profile=None):
     with StopSignal() as stop, contextlib.ExitStack() as stack:
         watch = stack.enter_context(Watchdog("the processes to look at the run directory"))
         processes.first(lambda: check(run, directory))
-        processes.everywhere(lambda: [e.check() for e in run.evaluators if hasattr(e, "check")])
+        processes.everywhere(lambda: [e.check(run) for e in run.evaluators if hasattr(e, "check")])
         watch.wait_for("the corpus to be baked", BAKING)
         # The others find what the first has baked, or bake a copy of their own where they share no file system.
         processes.first(lambda: bake(run.corpus, run.tokenizer))

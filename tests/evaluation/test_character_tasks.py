@@ -69,9 +69,9 @@ def test_files_of_cute(tmp_path):
 def test_a_damaged_file_of_cute_is_named(tmp_path):
     (tmp_path / "orth.tsv").write_text("a\tb\tc\tlabel\nonly one column\n")
     with pytest.raises(UserError, match=r"orth.tsv is no table of CUTE"):
-        CharacterTasks(str(tmp_path)).check()
+        CharacterTasks(str(tmp_path)).check(None)
     with pytest.raises(UserError, match="There are no files of CUTE"):
-        CharacterTasks(str(tmp_path / "gone")).check()
+        CharacterTasks(str(tmp_path / "gone")).check(None)
 
 
 @pytest.mark.parametrize("recipe", [ByteTokenizer(), BPE(300, 2.0)], ids=["bytes", "bpe"])

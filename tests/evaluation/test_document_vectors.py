@@ -72,12 +72,12 @@ def test_a_kind_is_a_folder_with_enough_documents(tmp_path):
     params = init(model, jax.random.key(0))
     data = Data(bake(tiny.corpus(tmp_path), ByteTokenizer(), str(tmp_path / "cache")), 64, 4, MaskedWords())
     kinds = DocumentClasses(Files(str(tmp_path / "kinds")), chunks=8, fewest=3, most=5)
-    kinds.check()
+    kinds.check(None)
     found = kinds(model, params, data)
     assert found["class/tokens"] == 100
     np.testing.assert_allclose(found["class/chance"], alike_by_chance(np.repeat([0, 1], [5, 4])))
     assert 50 < found["class/mean_pooling"] and 0 <= found["class"] <= 100
     alone = dataclasses.replace(kinds, fewest=6)
-    for ask in (alone.check, lambda: alone(model, params, data)):
+    for ask in (lambda: alone.check(None), lambda: alone(model, params, data)):
         with pytest.raises(UserError, match="no two of this corpus hold 6 long documents"):
             ask()

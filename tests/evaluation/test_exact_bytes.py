@@ -88,11 +88,9 @@ def test_gaps_are_asked_about_with_what_is_behind_them_in_the_context(tokenizer)
 
 
 @pytest.mark.parametrize("corruption", [NextTokens(), FillIn()])
-def test_gaps_are_asked_of_models_that_see_the_suffix_first_alone(tokenizer, corruption):
-    data = data_of(tokenizer)
-    data.corruption = corruption
+def test_gaps_are_asked_of_models_that_see_the_suffix_first_alone(corruption):
     with pytest.raises(UserError, match=r"need a run whose corruption is FillIn\(SuffixFirst\(\)\)\."):
-        CutGaps()(None, None, data)
+        CutGaps().check(types.SimpleNamespace(corruption=corruption))
 
 
 def texts_log_prob(model, tokenizer, context, text):

@@ -1,5 +1,7 @@
 """Questions can be answered from their own text, and only from it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,10 +9,13 @@ from lmlab.data.bake import bake
 from lmlab.data.synthetic import Brackets
 from lmlab.errors import UserError
 from lmlab.evaluation import bits_per_byte
+from lmlab.evaluation.cipher import Cipher
 from lmlab.evaluation.in_context import InContext, look_up, permuted
 from lmlab.evaluation.scoring import Scores
 from lmlab.text.bytes import ByteTokenizer
 from lmlab.text.digits import DigitGroups
+from lmlab.training.loop import train
+from tests.training import tiny
 
 
 def reader(text, at):
@@ -57,10 +62,18 @@ def test_accuracy(knows, tmp_path, monkeypatch):
     assert found == ({"look_up": 100.0, "permuted": 100.0} if knows else {"look_up": 100 * sum(asked) / 60, "permuted": 0.0})
 
 
-def test_bad_values(tmp_path):
-    baked = bake(Brackets(10, 20), DigitGroups("left"), str(tmp_path))
+@pytest.mark.parametrize("evaluator", [InContext(), Cipher()])
+def test_models_of_other_tokens_are_refused_before_they_are_trained(evaluator, tmp_path, monkeypatch):
+    monkeypatch.setenv("LMLAB_CACHE", str(tmp_path / "cache"))
+    plain, tokenizer = tiny.plain(tmp_path), DigitGroups("left")
+    model = plain.model.clone(vocab_size=tokenizer.vocab_size)
+    run = dataclasses.replace(plain, model=model, tokenizer=tokenizer, evaluators=(evaluator,))
     with pytest.raises(UserError, match="read bytes"):
-        InContext()(None, None, bits_per_byte.Data(baked, 16, 8))
+        train(run, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_values():
     for bad in ({"count": 0}, {"pairs": 27}, {"shots": 0}):
         with pytest.raises(UserError, match="Questions need"):
             InContext(**bad)

@@ -1,5 +1,7 @@
 """Gaps are filled exactly by what knows the text, and not by what does not."""
 
+import types
+
 import numpy as np
 import pytest
 
@@ -20,7 +22,8 @@ def test_what_is_written_right_fills_the_gap(kind, tmp_path, monkeypatch):
     data = bits_per_byte.Data(bake(made, BPE(290), str(tmp_path / "cache")), 40, 4, FillIn(kind))
     evaluator, tokenizer = Infilling(gaps=10, excerpt=60, new=50, rows=4), data.baked.tokenizer
     with pytest.raises(UserError, match="whose corruption is FillIn"):
-        evaluator(None, None, bits_per_byte.Data(data.baked, 40, 4))
+        evaluator.check(tiny.plain(tmp_path))
+    evaluator.check(types.SimpleNamespace(corruption=FillIn(kind)))
     gaps = evaluator._gaps(data)
     assert gaps == evaluator._gaps(data) and len(gaps) > 5 and all(0 < len(middle) <= 40 for _, middle, _ in gaps)
     answers = {}

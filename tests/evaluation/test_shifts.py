@@ -58,4 +58,4 @@ def test_another_corpus_is_read_itself(read):
 def test_a_corpus_without_a_test_split_is_refused_beforehand(read):
     none = dataclasses.replace(files(read[0] / "other"), test=0.0)
     with pytest.raises(UserError, match="digits, falls into its test split"):
-        OtherCorpus("digits", none).check()
+        OtherCorpus("digits", none).check(None)
