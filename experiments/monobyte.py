@@ -19,6 +19,7 @@ import dataclasses
 from lmlab.comparison import SPAN_SETUPS, Setup, following, spans
 from lmlab.data.library_parts import LibraryPart
 from lmlab.data.synthetic import Brackets, RandomBytes
+from lmlab.evaluation.other_source import OtherSource
 from lmlab.experiment import Arm, Column, Experiment, Paper, Table
 from lmlab.models.encoder_decoder import t5
 
@@ -46,7 +47,7 @@ def pretrained(part=None, synthetic=None):
     """scale -> Run that comes after one on a part of the library, on a synthetic corpus, or after none."""
 
     def run(scale):
-        second = SETUPS[scale].run(t5(*SHAPES[scale]), corruption=spans(scale))
+        second = SETUPS[scale].run(t5(*SHAPES[scale]), corruption=spans(scale), evaluators=(OtherSource(),))
         if part is None and synthetic is None:
             return second
         corpus = synthetic or dataclasses.replace(second.corpus, part=part)
@@ -71,6 +72,8 @@ TABLE = Table(
         Column("train_bytes", "Trained on", "bytes written", None, 0),
         Column("validation_bpb", "Validation", "bits per byte written", "lower", 3),
         Column("bpb", "Test", "bits per byte written", "lower", 3),
+        Column("own_source", "Own source", "bits per byte, 12 batches", "lower", 3),
+        Column("other_source", "Another's", "bits per byte, 12 batches", None, 3),
         Column("cost", "Perturbation", "bits per byte written over clean", "lower", 3),
     ),
     note="The paper evaluates question answering and inference across languages; it has no table of this task.",
