@@ -37,7 +37,7 @@ class Continued:
     seed: int = 0
     split: str = "test"
 
-    def check(self):
+    def check(self, run):
         """UserError, before any training, if the files are not there or too few to train on some and score others."""
         if self.path:
             self._foreign()

@@ -5,6 +5,7 @@ After an intended change: UPDATE_GOLDEN=1 python -m pytest tests/experiments
 """
 
 import dataclasses
+import inspect
 import os
 import pathlib
 
@@ -67,6 +68,15 @@ def test_resolves_to_its_golden_text(name, arm, scale):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     assert text == path.read_text()
+
+
+def test_evaluators_are_asked_about_the_run():
+    """As the loop asks them; evaluators that no arm of these has are asked in tests of their own."""
+    for name, arm, scale in RUNS:
+        run = experiment.load(name).resolve(arm, scale)
+        for evaluator in getattr(run, "evaluators", ()):
+            if hasattr(evaluator, "check"):
+                inspect.signature(evaluator.check).bind(run)
 
 
 @pytest.mark.parametrize("name", sorted({n for n, _, s in RUNS if s == "paper"}))
