@@ -111,7 +111,7 @@ TABLE = Table(
         Column("writing_seconds", "Writing", "seconds per 1000 bytes", "lower", 3),
     ),
     source="arXiv 2311.08620 (review version): text8, seconds on an RTX 6000",
-    note="The first columns here are of the same text for all arms, the last three of 2,000 bytes that each writes itself, "
+    note="The first columns here are of the same text for all arms, the last three of 8,000 bytes that each writes itself, "
     "one row from nothing, in a compiled loop: a byte at a time, or Toucan's segments, which its encoder then reads in "
     "passes of up to eight bytes. Only the decoder is on the serial path of a byte that does not begin a segment. Seconds "
     "of a shared machine: compare rows, no more.",

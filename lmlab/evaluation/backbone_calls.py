@@ -26,7 +26,7 @@ class BackboneCalls:
 
     split: str = "test"
     bytes: int = 500
-    rounds: int = 3
+    rounds: int = 15
 
     def __call__(self, model, params, data):
         """{"inner_calls": per byte, "encoder_positions": per byte, "encoder_waits": share of the bytes that are written
