@@ -1,12 +1,12 @@
 """Every byte architecture of the family on the same bytes: which way of cutting text is worth its FLOPs?
 
 No paper compares them all. Each architecture is trained here on the same bytes of four texts (English, Chinese, code,
-DNA), at equal planned FLOPs per byte, with one optimizer, schedule and batch, at the learning rate that a sweep of three
+DNA), at equal planned FLOPs per byte, with one optimizer, schedule and batch, at the learning rate that a sweep of five
 found best for it on the validation split (at `small`; LEARNING_RATE holds what was found); and each is scored text by
 text, perturbed, and by what it costs.
 
     lmlab table bytes --scale smoke
-    lmlab sweep bytes optimizer.learning_rate 4e-3,1e-2,2.5e-2 --scale small --set corpus.path=FOLDER
+    lmlab sweep bytes optimizer.learning_rate 1.6e-3,4e-3,1e-2,2.5e-2,6.3e-2 --scale small --set corpus.path=FOLDER
     lmlab table bytes --scale small --seeds 0,1,2 --set corpus.path=FOLDER
     lmlab table bytes --scale mid --set corpus.path=FOLDER --set mesh.data=-1      on one accelerator or more
 
@@ -66,10 +66,10 @@ SETUPS = {
         Mixture(None, 2_000_000, validation=0.02, test=0.03), 100_000_000, 65_536, 2048, 658, 2e-3, 24_000, "bfloat16"
     ),
 }
-# The best of three by `lmlab sweep`, where it is not the setup's.
+# The best of five by `lmlab sweep`, where it is not the setup's.
 LEARNING_RATE = {
     "smoke": {},
-    "small": {"bpe_transformer": 4e-3, "megabyte_6": 4e-3, "aunet_words": 4e-3, "ebyte": 2.5e-2},
+    "small": {"bpe_transformer": 4e-3, "megabyte_6": 4e-3, "toucan": 4e-3, "ebyte": 2.5e-2},
     "mid": {},
 }
 

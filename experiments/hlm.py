@@ -45,7 +45,7 @@ PAPER = Paper(
 )
 
 SETUPS = {
-    "smoke": Setup(LibraryPart(6_000_000, 0.02, 0.1), 160_000, 4096, 256, 120, 3e-3, 10_000),
+    "smoke": Setup(LibraryPart(6_000_000, 0.05, 0.1), 160_000, 4096, 256, 120, 3e-3, 10_000),
     "small": Setup(LibraryPart(None, 0.01, 0.1), 2_500_000, 4096, 512, 190, 3e-3, 40_000),
     # 4M steps of rows of 2,048 characters; 256 rows are chosen here.
     "paper": Setup(LibraryPart(), 4_000_000 * 2**19, 2**19, 2048, 512, 5e-5, 1_000_000, "bfloat16"),

@@ -75,7 +75,7 @@ def _largest_arrays(jaxpr, count=5):
 def _compile(run, topology, slices, quick):
     began = time.monotonic()
     if quick:
-        jax.config.update("jax_exec_time_optimization_effort", -1.0)
+        jax.config.update("jax_optimization_level", "O1")
     try:
         more = {"num_slices": slices} if slices > 1 else {}
         shape = [int(n) for n in topology.partition(":")[2].split("x")]
@@ -110,7 +110,7 @@ def _compile(run, topology, slices, quick):
     fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
     kernels = {}
     for k in program.kernels:
-        name = re.sub(r"[.\d]+$", "", k.name)
+        name = k.name.partition(".")[0]
         runs, moved, flops = kernels.get(name, (0, 0, 0))
         kernels[name] = (runs + k.calls, moved + k.calls * k.hbm_bytes, flops + k.calls * k.flops)
     return {

@@ -150,7 +150,7 @@ class Evil:
     "name, payload",
     [
         ("posix.system", lambda mark: pickle.dumps({"w": Evil(os.system, f"touch {mark}")})),
-        ("io.open", lambda mark: pickle.dumps({"w": Evil(open, str(mark), "w")})),
+        (f"{open.__module__}.open", lambda mark: pickle.dumps({"w": Evil(open, str(mark), "w")})),
         ("builtins.getattr", lambda mark: pickle.dumps({"w": Evil(getattr, 1, "real")})),
         ("builtins.eval", lambda mark: pickle.dumps({"w": Evil(eval, f"open({str(mark)!r}, 'w')")})),
         ("os.system", lambda mark: b"cos\nsystem\n(X\x04\x00\x00\x00truetR."),

@@ -78,4 +78,4 @@ def test_shared_slots_change_nothing(path):
     fits = needed * hierarchy.chunker.positions_per_chunk / LENGTH
     got, (outer, *_) = result(exact(model, (fits, 8.0)), params)
     assert outer.slots < stages[0].slots
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5 + 2e-6 * np.abs(b).max()), got, expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5 + 4e-6 * np.abs(b).max()), got, expected)
