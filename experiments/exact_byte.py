@@ -105,7 +105,7 @@ def filling(scale):
 def average(scale):
     """The two models of subwords as one."""
     first, second = (dataclasses.replace(build(scale), evaluators=()) for build in (bpe_smaller, bpe_larger))
-    documents, size = {"smoke": (8, 24), "small": (32, 100), "paper": (500, 1000)}[scale]
+    documents, size = {"smoke": (4, 12), "small": (32, 100), "paper": (500, 1000)}[scale]
     return Averages(first.corpus, first=first, second=second, documents=documents, size=size)
 
 

@@ -1,4 +1,4 @@
-"""Which arms a test of every arm must look at: those with a part, or parts put together, that no arm before has."""
+"""Which arms a test of every arm must look at: so many that every part, and every way to put parts together, is in one."""
 
 import dataclasses
 import re
@@ -50,9 +50,12 @@ def _holds(value):
 
 
 def one_of_each(arms):
-    """Parameters of a test, from (parts, values...): those with a new part, the others marked `slow`."""
-    seen, params = set(), []
-    for found, *values in arms:
-        params.append(pytest.param(*values, marks=[] if found - seen else [pytest.mark.slow]))
-        seen |= found
-    return params
+    """Parameters of a test, from (parts, values...): few arms that have every part between them, taken by how many parts each
+    adds, the others marked `slow`."""
+    arms = list(arms)
+    left, kept = set().union(*(found for found, *_ in arms)), set()
+    while left:
+        most = max(range(len(arms)), key=lambda i: len(arms[i][0] & left))
+        kept.add(most)
+        left -= arms[most][0]
+    return [pytest.param(*values, marks=[] if i in kept else [pytest.mark.slow]) for i, (_, *values) in enumerate(arms)]

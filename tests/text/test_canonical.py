@@ -179,8 +179,8 @@ def indented(counts=(23, 24, 25, 26, 48, 49, 50, 73)):
 
 
 def test_accepts_every_encoding(bpe):
-    holds_for_text(bpe, hard_documents())
-    holds_for_text(unsplit(bpe), hard_documents())
+    holds_for_text(bpe, hard_documents()[:100])
+    holds_for_text(unsplit(bpe), hard_documents()[:100])
     holds_for_text(like_cl100k(GPT4), hard_documents()[:60])
     holds_for_text(like_cl100k(QWEN2), hard_documents(1)[:60])
     holds_for_text(whole_first(bpe, range(0, 400, 3)), hard_documents(2)[:60])
@@ -191,7 +191,7 @@ PUBLISHED = ["gpt2", "llama2/tokenizer.model", "tiktoken/cl100k_base.tiktoken", 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_tokenizers(name):
-    holds_for_text(TokenizerFile(str(data("tokenizers") / name)).read(), hard_documents()[:30] + indented())
+    holds_for_text(TokenizerFile(str(data("tokenizers") / name)).read(), hard_documents()[:20] + indented()[::3])
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama2/tokenizer.model"])
