@@ -69,7 +69,7 @@ SETUPS = {
 # The best of five by `lmlab sweep`, where it is not the setup's.
 LEARNING_RATE = {
     "smoke": {},
-    "small": {"bpe_transformer": 4e-3, "megabyte_6": 4e-3, "toucan": 4e-3, "ebyte": 2.5e-2},
+    "small": {"bpe_transformer": 4e-3, "megabyte_6": 4e-3, "toucan": 4e-3, "hat": 2.5e-2, "hnet_space": 2.5e-2},
     "mid": {},
 }
 
