@@ -46,7 +46,7 @@ SHAPES = {  # vocabulary with room for sentinels, (encoder, decoder) layers, d_m
 }
 BEFORE = {"smoke": 1, "small": 1, "paper": 3}  # layers before the gate
 # Of the controller, k_p and k_i, which is larger where there are fewer steps to sum the error over: at small the paper's
-# times the ratio of the steps, 1.4e-4, ends at 26% for 30%.
+# times the ratio of the steps falls short of the rate.
 CONTROL = {"smoke": (0.5, 1e-3), "small": (0.5, 3e-3), "paper": (0.5, 1e-5)}
 
 

@@ -11,7 +11,7 @@ modelling.
 The arms differ in what the decoder reads beside the segment's vector (the encoder's output, or the bytes'
 embeddings), in the head that also says whether a byte ends its segment, and so in what a byte must wait for: in the
 baseline for encoder and decoder, in Toucan for the decoder alone, but at the beginning of a segment. Either way the
-encoder reads every byte once, in Toucan a segment in one pass. The paper's bits per character count
+encoder reads every byte once, in Toucan several of a segment in one pass. The paper's bits per character count
 its end-of-token symbol as one more character and are not comparable, as it says; ours are of the text alone, for
 every arm.
 """
@@ -111,7 +111,7 @@ TABLE = Table(
         Column("writing_seconds", "Writing", "seconds per 1000 bytes", "lower", 3),
     ),
     source="arXiv 2311.08620 (review version): text8, seconds on an RTX 6000",
-    note="The first columns here are of the same text for all arms, the last three of 8,000 bytes that each writes itself, "
+    note="The first columns here are of the same text for all arms, the last three of what each writes itself, 16 times 500 bytes (seconds: the median, but for the first), "
     "one row from nothing, in a compiled loop: a byte at a time, or Toucan's segments, which its encoder then reads in "
     "passes of up to eight bytes. Only the decoder is on the serial path of a byte that does not begin a segment. Seconds "
     "of a shared machine: compare rows, no more.",

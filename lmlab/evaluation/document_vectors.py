@@ -143,7 +143,7 @@ class DocumentClasses:
 
     def check(self, run):
         """UserError unless there are two such folders, as far as bytes tell."""
-        self._require_two(self._folders(self.chunks))
+        self._require_two(self._folders(self.chunks * run.model.chunk))
 
     def __call__(self, model, params, data):
         """% of the documents whose nearest other document lies in the same folder: {"class": by the mean of the upper

@@ -16,7 +16,7 @@ class OneHot(EncoderDecoder):
 
     The first two start at 1. The original code has sqrt(d), and norms behind its layers; here the norms are ahead, and a
     token at sqrt(d) would stay in the last state, which is the logits, as large as all that the layers add. The last starts
-    at 1 / sqrt(d), for even predictions, has to grow by a factor of 20 or so, and is learned in units of `UNIT`.
+    at 1 / sqrt(d), for even predictions, has to grow far for uneven ones, and is learned in units of `UNIT`.
     """
 
     def setup(self):
@@ -26,7 +26,7 @@ class OneHot(EncoderDecoder):
         self.source_scale = parameter(self, "source_scale", ones, (1,), (None,))
         self.target_scale = parameter(self, "target_scale", ones, (1,), (None,))
         inverse = nn.initializers.constant(self.decoder.d_model**-0.5 / UNIT)
-        self.logit_scale = parameter(self, "logit_scale", inverse, (1,), (None,))
+        self.logit_scale_in_units = parameter(self, "logit_scale_in_units", inverse, (1,), (None,))
 
     def embed_source(self, tokens):
         """[...] -> [..., D]."""
@@ -37,7 +37,7 @@ class OneHot(EncoderDecoder):
         return jax.nn.one_hot(tokens, self.decoder.d_model) * self.target_scale
 
     def _logits(self, y):
-        return y[..., : self.vocab_size].astype(jnp.float32) * (UNIT * self.logit_scale)
+        return y[..., : self.vocab_size].astype(jnp.float32) * (UNIT * self.logit_scale_in_units)
 
     @nn.nowrap
     def flops(self, source, target, ratios=()):

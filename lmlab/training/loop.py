@@ -50,12 +50,12 @@ def train(run, directory, on_metrics=lambda step, values: None, profile=None):
     check_steps(profile, run)
     mesh = make_mesh(run.mesh)
     check_rows(run, mesh)
+    processes.everywhere(lambda: [e.check(run) for e in run.evaluators if hasattr(e, "check")])
     before = precursors.trained(run, directory, train)
     clock = Clock()
     with StopSignal() as stop, contextlib.ExitStack() as stack:
         watch = stack.enter_context(Watchdog("the processes to look at the run directory"))
         processes.first(lambda: check(run, directory))
-        processes.everywhere(lambda: [e.check(run) for e in run.evaluators if hasattr(e, "check")])
         watch.wait_for("the corpus to be baked", BAKING)
         # The others find what the first has baked, or bake a copy of their own where they share no file system.
         processes.first(lambda: bake(run.corpus, run.tokenizer))

@@ -60,7 +60,9 @@ def begin(run, state, shardings, tokenizer, before):
     other tokens than those that the run before it, its teacher or its donor was trained with."""
     for name, own in (("before", "student"), ("teacher", "teacher"), ("donor", "student")):
         expected = getattr(tokenizer, own, tokenizer)  # without a pair of tokenizers all read the text in one
-        if name in before and expected.fingerprint != before[name][1].fingerprint:
+        found = before[name][1] if name in before else expected
+        found = getattr(found, "student", found)  # of a run that itself read a pair
+        if expected.fingerprint != found.fingerprint:
             whom = {"before": "the run before it"}.get(name, f"its {name}")
             raise UserError(f"The run reads the text in other tokens than those that {whom} was trained with.")
     if "before" in before:

@@ -1,6 +1,7 @@
 """Vectors of documents: what the measures say of predictions that are known."""
 
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -11,7 +12,14 @@ from lmlab.data.corpora import Files
 from lmlab.data.masked_words import MaskedWords
 from lmlab.errors import UserError
 from lmlab.evaluation.bits_per_byte import Data
-from lmlab.evaluation.document_vectors import DocumentClasses, DocumentVectors, alike_by_chance, explained, nearest_is_alike
+from lmlab.evaluation.document_vectors import (
+    DocumentClasses,
+    DocumentVectors,
+    _vectors,
+    alike_by_chance,
+    explained,
+    nearest_is_alike,
+)
 from lmlab.models.language_model import init
 from lmlab.models.next_level import next_level
 from lmlab.text.bytes import ByteTokenizer
@@ -72,12 +80,19 @@ def test_a_kind_is_a_folder_with_enough_documents(tmp_path):
     params = init(model, jax.random.key(0))
     data = Data(bake(tiny.corpus(tmp_path), ByteTokenizer(), str(tmp_path / "cache")), 64, 4, MaskedWords())
     kinds = DocumentClasses(Files(str(tmp_path / "kinds")), chunks=8, fewest=3, most=5)
-    kinds.check(None)
+    run = types.SimpleNamespace(model=model)
+    kinds.check(run)
     found = kinds(model, params, data)
     assert found["class/tokens"] == 100
     np.testing.assert_allclose(found["class/chance"], alike_by_chance(np.repeat([0, 1], [5, 4])))
-    assert 50 < found["class/mean_pooling"] and 0 <= found["class"] <= 100
+    texts = [text for texts in kinds._folders(64).values() for text in texts[:5]]
+    ids, folder = np.stack([np.frombuffer(text[:64], np.uint8) for text in texts]).astype(np.int32), np.repeat([0, 1], [5, 4])
+    vectors, states = (x.mean(axis=1) for x in _vectors(model, params, data, ids, np.zeros((9, 8), bool))[:2])
+    assert found["class/mean_pooling"] == nearest_is_alike(vectors, folder) > 50
+    assert found["class"] == nearest_is_alike(states, folder)
+    with pytest.raises(UserError, match="no two of this corpus"):  # of 80 bytes there are ten chunks of eight
+        dataclasses.replace(kinds, chunks=11).check(run)
     alone = dataclasses.replace(kinds, fewest=6)
-    for ask in (lambda: alone.check(None), lambda: alone(model, params, data)):
+    for ask in (lambda: alone.check(run), lambda: alone(model, params, data)):
         with pytest.raises(UserError, match="no two of this corpus hold 6 long documents"):
             ask()

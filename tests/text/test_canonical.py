@@ -170,7 +170,7 @@ def hard_documents(seed=0):
     parts += [s.encode() for s in ("é", "漢字", "　", "🙂", "e\u0301", "²", "\x85", "\x1c", "𐍈", "\u2581")]
     parts += [b"\xe6\xbc", b"\xf0\x9f\x99", b"\x80", b"\xc3"]
     chosen = rng.integers(0, len(parts), (200, 12))
-    return [b"".join(parts[i] for i in row) for row in chosen] + TRAINING[:2]
+    return TRAINING[:2] + [b"".join(parts[i] for i in row) for row in chosen]
 
 
 def indented(counts=(23, 24, 25, 26, 48, 49, 50, 73)):

@@ -65,3 +65,16 @@ def test_a_run_before_of_another_tokenizer_is_refused():
     for tokenizer in (OWN, Paired(OWN, OTHER)):
         with pytest.raises(UserError, match="other tokens than those that the run before it was trained with"):
             begin(made, None, None, tokenizer, {"before": ({}, THIRD)})
+
+
+@pytest.mark.parametrize("tokenizer", [OWN, Paired(OWN, OTHER)], ids=["own", "pair"])
+@pytest.mark.parametrize("found", [OWN, Paired(OWN, THIRD)], ids=["own", "pair"])
+def test_a_run_before_of_the_same_tokenizer_is_gone_on_from(tokenizer, found, tmp_path):
+    """Also where one of the two reads the text in a teacher's tokens beside its own."""
+    made = tiny.plain(tmp_path)
+    made = types.SimpleNamespace(model=made.model, after=made)
+    state = types.SimpleNamespace(replace=lambda params: params)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lmlab.training.precursors.place_parameters", lambda params, shardings: params)
+        shardings = types.SimpleNamespace(params=None)
+        assert begin(made, state, shardings, tokenizer, {"before": ({"w": 1}, found)}) == {"w": 1}
