@@ -69,7 +69,7 @@ def chunking_of(run):
         c = compact(routing.start_BL, slots)
         z_BCD = stage.pool.apply(params["pool"], h_BLD, routing, c, ones_BL)
         y_BLD = stage.unpool.apply(params["unpool"], z_BCD, h_BLD, routing, c, ones_BL)
-        return jnp.sum(jnp.sin(y_BLD)) + routing.auxiliary
+        return jnp.vdot(y_BLD, h_BLD) + routing.auxiliary
 
     c = compact(every_BL, slots)
     keys = jax.random.split(jax.random.key(2), 3)

@@ -10,7 +10,7 @@ import pytest
 
 from lmlab.models import attention
 from lmlab.models.build import hierarchy
-from lmlab.models.hierarchy import uncapped
+from lmlab.models.hierarchy import FULLEST, uncapped
 from lmlab.models.language_model import LanguageModel, init
 from lmlab.objectives.next_token import NextToken
 from tests.parameters import moved
@@ -81,12 +81,12 @@ def test_rows_that_share_slots_need_those_of_their_mean():
         tight, wide, _ = model.backbone.slots(L)
         return np.asarray(outer.start_BL).sum(1), int(outer.slots) // 4, tight, wide
 
-    (few, most, _, more), chosen, tight, _ = slots(1.25, [30, 96, 30, 96])
+    (few, most, _, more), chosen, tight, _ = slots(1.25, [40, 88, 40, 88])
     assert few + most <= 2 * tight < most + more and chosen == tight
-    _, chosen, _, wide = slots(1.25, [30, 30, 96, 96])
+    _, chosen, _, wide = slots(1.25, [40, 40, 88, 88])
     assert chosen == wide
     (few, most, *_), chosen, tight, wide = slots(0.7, [0, 96, 0, 96])
-    assert few + most <= 2 * tight and most > 1.4 * tight and chosen == wide
+    assert few + most <= 2 * tight and most > FULLEST[0] * tight and chosen == wide
 
 
 def test_rows_do_not_share_slots_around_a_stage_that_may_overflow():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lmlab import experiment
-from lmlab.models.hierarchy import Hierarchy, uncapped
+from lmlab.models.hierarchy import FULLEST, Hierarchy, uncapped
 from lmlab.models.language_model import init
 from tests.kinds import one_of_each, parts
 from tests.models.test_causality import text
@@ -74,7 +74,7 @@ def test_shared_slots_change_nothing(path):
 
     expected, stages = result(model, params)
     most, hierarchy = np.asarray(stages[0].start_BL).sum(1).reshape(2, 4), outermost(model)
-    needed = max(most.sum(1).max() / 4, most.max() / 1.4)  # so that rows have hardly a slot more than they need
+    needed = max(most.sum(1).max() / 4, most.max() / FULLEST[0])  # so that rows have hardly a slot more than they need
     fits = needed * hierarchy.chunker.positions_per_chunk / LENGTH
     got, (outer, *_) = result(exact(model, (fits, 8.0)), params)
     assert outer.slots < stages[0].slots
