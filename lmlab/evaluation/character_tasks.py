@@ -16,6 +16,10 @@ def text_nats(model, params, tokenizer, texts, length, batch_size):
     """float64 [texts]: -log p of each, as its own encoding behind BOS. UserError for a text longer than `length`
     tokens."""
     encoded, lengths = tokenizer.encode_batch(texts), tokenizer.token_lengths()
+    longest = max(map(len, encoded))
+    if longest > length:
+        raise UserError(f"A text of {longest} tokens does not fit into rows of {length}.")
+    length = min(length, -(-longest // 64) * 64)  # questions are short, and equal shapes compile once
     annotate = getattr(tokenizer, "annotate", lambda batch: {})
     nats = []
     for at in range(0, len(texts), batch_size):
@@ -25,8 +29,6 @@ def text_nats(model, params, tokenizer, texts, length, batch_size):
         group = encoded[at : at + batch_size]
         for row, ids in enumerate(group):
             n = len(ids)
-            if n > length:
-                raise UserError(f"A text of {n} tokens does not fit into rows of {length}.")
             batch["tokens"][row, :n] = [tokenizer.bos, *ids[:-1]]
             batch["targets"][row, :n] = ids
             batch["segment_ids"][row, :n] = batch["weights"][row, :n] = 1
