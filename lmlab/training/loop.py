@@ -60,7 +60,7 @@ def train(run, directory, on_metrics=lambda step, values: None, profile=None):
         # The others find what the first has baked, or bake a copy of their own where they share no file system.
         processes.first(lambda: bake(run.corpus, run.tokenizer))
         baked = processes.everywhere(lambda: bake(run.corpus, run.tokenizer))
-        for split in {"train", "validation"} | {e.split for e in run.evaluators}:
+        for split in {"train", "validation"} | {e.split for e in run.evaluators if hasattr(e, "split")}:
             baked.split(split)  # a UserError now, not after the training
         watch.wait_for("the processes to share the run directory")
         (token,) = processes.from_first(int.from_bytes(os.urandom(3)))

@@ -28,7 +28,7 @@ class Run:
     length: int  # tokens per row
     corruption: Any = NextTokens()  # from windows to what is read and what is asked
     objective: Any = NextToken()
-    evaluators: tuple = ()
+    evaluators: tuple = ()  # asked behind the training; what they need is looked at before: their `check(run)` and `split`
     evaluate_every: int = 100  # steps
     checkpoint_every: int = 100  # steps
     keep_last: int = 2  # checkpoints; of two, one may be damaged

@@ -12,6 +12,7 @@ from lmlab.evaluation import bits_per_byte
 from lmlab.evaluation.cipher import Cipher
 from lmlab.evaluation.in_context import InContext, look_up, permuted
 from lmlab.evaluation.scoring import Scores
+from lmlab.runner import run_arm
 from lmlab.text.bytes import ByteTokenizer
 from lmlab.text.digits import DigitGroups
 from lmlab.training.loop import train
@@ -60,6 +61,13 @@ def test_accuracy(knows, tmp_path, monkeypatch):
     found = InContext(60, 5, 4)(None, None, bits_per_byte.Data(baked, 16, 8))
     assert len(asked) == 60 and 0 < sum(asked) < 30
     assert found == ({"look_up": 100.0, "permuted": 100.0} if knows else {"look_up": 100 * sum(asked) / 60, "permuted": 0.0})
+
+
+def test_a_run_asks_them_beside_its_text(tmp_path, monkeypatch):
+    monkeypatch.setenv("LMLAB_CACHE", str(tmp_path / "cache"))
+    run = dataclasses.replace(tiny.plain(tmp_path), evaluators=(InContext(4), Cipher("validation", 500)))
+    metrics = run_arm(run, str(tmp_path / "run"), "plain")["metrics"]
+    assert {"look_up", "permuted", "plain_bpb", "cipher_bpb"} <= metrics.keys()
 
 
 @pytest.mark.parametrize("evaluator", [InContext(), Cipher()])
