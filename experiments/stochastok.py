@@ -12,7 +12,7 @@ All arms are one model over one vocabulary, and read the same bytes in the same 
 tokens differs: as the tokenizer does, with one token in ten split, or by byte-pair encoding without one possible merge
 in ten. Both write more tokens, so that their training costs more per byte; using the model costs the same, which is what
 is matched. What is asked here is what it does to the language model: bits per byte of the tokenizer's own tokens, of
-perturbed text, and of the same text in other tokens. The games are not run.
+perturbed text, and of the same text in other tokens. The games are in `stochastok_games`.
 
 The released code splits nothing on every run after its first, as it keeps its table of splits with ids that have become
 strings; see `lmlab.text.segmentations.Splits`. Its chance has no seed; here a batch is a function of seed and step. The
