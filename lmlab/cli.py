@@ -90,6 +90,13 @@ def _parser():
     sub.add_argument("file", nargs="?", help="text file (default: an excerpt of the run's test split)")
     sub.add_argument("--step", type=int, metavar="N", help="print the batch that the run trains on in step N instead")
 
+    sub = command("audit", look.audit, "find the tokens that a model of subwords was hardly trained on, in its weights")
+    sub.add_argument("directory", help="run directory of one arm, or a converted model")
+    sub.add_argument("--indicator", help="what is small where a token is unused: input_norm, output_norm, cosine, ...")
+    sub.add_argument("--share", type=float, default=0.02, help="of the candidates that is flagged (default: 0.02)")
+    sub.add_argument("--least", type=float, default=0.01, help="probability of a token that a model can use (default: 0.01)")
+    sub.add_argument("--top", type=int, default=20, help="flagged tokens to print (default: 20)")
+
     sub = command("convert", tools.convert, "turn released weights into a directory that lmlab reads, or a directory back")
     sub.add_argument("family", choices=["gpt2", "hnet", "llama"], help="whose names and layouts")
     sub.add_argument("source", metavar="SRC", help="checkpoint file, or run directory or converted model")

@@ -55,6 +55,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
         (["inspect", "nowhere"], "is not a run directory"),
         (["inspect", "nowhere", "no_such_file"], "Cannot read no_such_file"),
         (["sample", "nowhere", "--top-p", "0"], "--top-p in (0, 1]"),
+        (["audit", "nowhere"], "is not a run directory"),
+        (["audit", "nowhere", "--share", "2"], "--share between 0 and 1"),
     ],
 )
 def test_one_sentence_and_code_2(argv, sentence, capsys, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""`lmlab sample` and `lmlab inspect`."""
+"""`lmlab sample`, `lmlab inspect` and `lmlab audit`."""
 
 from lmlab.commands.common import prepare
 from lmlab.errors import UserError
@@ -81,3 +81,34 @@ def _inspect_batch(args):
         for number, begins, ends, data in documents:
             where = ", ".join(["begins here"] * begins + ["ends here"] * ends) or "goes on before and after"
             print_document(console, f"document {number} ({where})", data)
+
+
+def audit(args):
+    """`lmlab audit DIR`."""
+    import numpy as np
+    from rich.console import Console
+    from rich.table import Table
+
+    from lmlab.evaluation.magikarp import flagged_count, repeated, suspects
+    from lmlab.runner import load_run, tokenizer_of
+
+    if not 0 < args.share < 1 or not 0 <= args.least <= 1 or args.top < 1:
+        raise UserError("An audit needs a --share between 0 and 1, --least from 0 to 1 and --top of at least 1.")
+    prepare()
+    run, model, params = load_run(args.directory)
+    _reads_left_to_right(run, args.directory)
+    tokenizer = tokenizer_of(run, model, args.directory)
+    ids, found, indicator = suspects(params, tokenizer, args.indicator)
+    flagged = ids[: flagged_count(ids, args.share)]
+    likely = repeated(model, params, tokenizer, flagged)
+    values, name = found[indicator], indicator.replace("_", " ")
+    print(
+        f"{len(flagged):,} of {len(ids):,} candidates are flagged by their {name}; {int((likely < args.least).sum()):,} of these "
+        f"stay below a probability of {args.least:g} behind prompts that repeat them."
+    )
+    table = Table("token", "id", name, "most likely, repeated", box=None)
+    for token, p in zip(flagged[: args.top], likely, strict=False):
+        shown = tokenizer.token_bytes(int(token)).decode("utf-8", "backslashreplace")
+        table.add_row(repr(shown), str(token), f"{values[token]:.4g}", f"{p:.4f}")
+    table.add_row("median of the candidates", "", f"{np.median(values[ids]):.4g}", "", style="dim")
+    Console(highlight=False, markup=False).print(table)

@@ -83,14 +83,42 @@ def repeated(model, params, tokenizer, tokens, rows=32, length=32):
     return result
 
 
+def suspects(params, tokenizer, indicator=None):
+    """(candidates: ids, the most suspicious first; {indicator: float64 [V]}; the name of the one they are in order of).
+
+    Not candidates, as in the paper: pieces of characters, and tokens that the tokenizer does not write for their own bytes;
+    nor single bytes, which every tokenizer has. `indicator` None: the paper's, the norm of the input row, or of tied weights
+    the cosine. UserError for a model without rows of tokens, or without candidates.
+    """
+    weights = {k: np.asarray(v) for k, v in jax.device_get(params["params"]).items() if k in ("embedding", "head")}
+    size = tokenizer.vocab_size
+    if "embedding" not in weights:
+        raise UserError("Under-trained tokens are found in a model's embedding, and this one has none.")
+    weights = {k: v[:size] if k == "embedding" else v[:, :size] for k, v in weights.items()}
+    kinds = np.array([kind(tokenizer.token_bytes(i)) for i in range(size)])
+    asked = ~np.isin(kinds, ("fragment", "special")) & (tokenizer.token_lengths() > 1)
+    asked[unreachable(tokenizer)] = False
+    if not asked.any():
+        raise UserError("None of this model's tokens has more than a byte: there is none that its text may have lacked.")
+    found = indicators(weights, unused_ids(tokenizer, tied="head" not in weights))
+    indicator = indicator or ("input_norm" if "head" in weights else "cosine")
+    if indicator not in found:
+        raise UserError(f"The indicator of this model's unused tokens is one of {', '.join(found)}, not {indicator}.")
+    ids = np.flatnonzero(asked)
+    return ids[np.argsort(found[indicator][ids], kind="stable")], found, indicator
+
+
+def flagged_count(ids, share):
+    """How many of the candidates a share of them is, at least one."""
+    return max(1, round(share * len(ids)))
+
+
 @dataclasses.dataclass(frozen=True)
 class UnderTrained:
     """How well the weights of a `LanguageModel` tell which tokens its training text never held.
 
-    Tokens that are pieces of characters, and such as the tokenizer does not write for their own bytes, are left out, as
-    in the paper. The `share` of the others that looks most unused under `indicator` is flagged, and verified where no
-    prompt gives it a probability of `least`. None: the paper's indicator, the norm of the input row, or of tied weights the
-    cosine.
+    The `share` of the candidates (see `suspects`) that looks most unused under `indicator` is flagged, and verified where no
+    prompt gives it a probability of `least`.
     """
 
     split: str = "train"  # whose tokens are counted
@@ -110,27 +138,18 @@ class UnderTrained:
         counts = np.zeros(tokenizer.vocab_size, np.int64)
         for at in range(0, len(stream.tokens), 1 << 22):
             counts += np.bincount(stream.tokens[at : at + (1 << 22)], minlength=tokenizer.vocab_size)
-        weights = {k: np.asarray(v) for k, v in jax.device_get(params["params"]).items() if k in ("embedding", "head")}
-        weights = {k: v[: len(counts)] if k == "embedding" else v[:, : len(counts)] for k, v in weights.items()}
-        found = indicators(weights, unused_ids(tokenizer, tied="head" not in weights))
-        indicator = self.indicator or ("input_norm" if "head" in weights else "cosine")
-        if indicator not in found:
-            raise UserError(f"A tied model has no {indicator}.")
-        kinds = np.array([kind(tokenizer.token_bytes(i)) for i in range(len(counts))])
-        asked = ~np.isin(kinds, ("fragment", "special")) & (tokenizer.token_lengths() > 1)  # every tokenizer has the bytes
-        asked[unreachable(tokenizer)] = False
-        ids = np.flatnonzero(asked)
-        untrained, order = counts[ids] == 0, np.argsort(found[indicator][ids])
-        flagged, others = np.split(order, [max(1, round(self.share * len(ids)))])
+        ids, found, _ = suspects(params, tokenizer, self.indicator)
+        untrained = counts[ids] == 0
+        flagged, others = np.split(ids, [flagged_count(ids, self.share)])
         others = np.random.default_rng(0).permutation(others)[: len(flagged)]
-        low, high = (repeated(model, params, tokenizer, ids[some]) < self.least for some in (flagged, others))
-        as_many = order[: int(untrained.sum())]
+        low, high = (repeated(model, params, tokenizer, some) < self.least for some in (flagged, others))
+        as_many = untrained[: int(untrained.sum())]
         return {f"auc/{name}": area_under_curve(values[ids], untrained) for name, values in found.items()} | {
             "candidates": float(len(ids)),
             "untrained": float(untrained.sum()),
             "chance": 100 * float(untrained.mean()),
-            "precision": 100 * float(untrained[flagged].mean()),
-            "recall": 100 * float(untrained[as_many].mean()) if len(as_many) else 100.0,
+            "precision": 100 * float(untrained[: len(flagged)].mean()),
+            "recall": 100 * float(as_many.mean()) if len(as_many) else 100.0,
             "verified": 100 * float(low.mean()),
             "verified_others": 100 * float(high.mean()),
         }

@@ -248,6 +248,21 @@ def test_gpt_nano_sort_has_its_stored_logits(tmp_path):
     assert (got.argmax(-1)[:, 5:] == np.sort(tokens[:, :6])).all()  # it sorts
 
 
+def test_an_audit_finds_what_stories260k_hardly_saw(tmp_path, capsys):
+    """Its text was mended of most quotes that had been read in a wrong encoding: the three pieces of one are left in the
+    vocabulary."""
+    folder, out = data("weights/stories260K"), str(tmp_path / "out")
+    main(["convert", "llama", str(folder / "stories260K.bin"), out, "--tokenizer", str(folder / "tok512.bin")])
+    capsys.readouterr()
+    main(["audit", out, "--share", "0.1", "--top", "3"])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("16 of 165 candidates are flagged by their cosine; 14 of these")
+    assert sorted(line.split()[0] for line in said[2:5]) == sorted(map(repr, "\u00e2\u20ac\u2122"))
+    with pytest.raises(SystemExit) as stop:
+        main(["audit", out, "--indicator", "input_norm"])
+    assert stop.value.code == 2 and "is one of output_norm, cosine" in capsys.readouterr().err
+
+
 def test_stories260k_writes_its_published_text(tmp_path, capsys):
     folder = data("weights/stories260K")
     file, out = str(folder / "stories260K.bin"), str(tmp_path / "out")

@@ -11,10 +11,11 @@ from lmlab import runner
 from lmlab.data.corpora import Files
 from lmlab.data.foreign_tokenizer import TrainedOn
 from lmlab.errors import UserError
-from lmlab.evaluation.magikarp import UnderTrained, area_under_curve, indicators, repeated, unused_ids
+from lmlab.evaluation.magikarp import UnderTrained, area_under_curve, indicators, repeated, suspects, unused_ids
 from lmlab.models.build import transformer
 from lmlab.models.language_model import LanguageModel, init
 from lmlab.text.bpe import BPE, train_bpe
+from lmlab.text.bytes import ByteTokenizer
 from lmlab.training.optimizers import AdamW
 from tests.training import tiny
 
@@ -100,3 +101,11 @@ def test_what_is_known_to_be_unused():
     assert len(ids) == 14 and tokenizer.bos in ids and b"\xff" in {tokenizer.token_bytes(i) for i in ids}
     with pytest.raises(UserError, match="The indicator is one of"):
         UnderTrained(indicator="norm")
+
+
+def test_a_model_without_such_tokens_is_refused():
+    model = LanguageModel(256, transformer(1, 32, 64, n_heads=2))
+    with pytest.raises(UserError, match="None of this model's tokens has more than a byte"):
+        suspects(init(model, jax.random.key(0)), ByteTokenizer())
+    with pytest.raises(UserError, match="this one has none"):
+        suspects({"params": {"table": np.zeros((256, 4))}}, ByteTokenizer())
