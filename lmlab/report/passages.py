@@ -120,9 +120,9 @@ def _bands(levels):
 
 
 def describe_chunks(passage):
-    """"61 chunks of 5.2 bytes", for every stage."""
+    """"61 chunks of 5.2 bytes", for every stage; of one in which none begins, "a part of one chunk"."""
     length, counts = len(passage["bytes"]), [sum(starts) for starts in passage["stages"]]
-    return ", then ".join(f"{count} chunks of {length / max(count, 1):.1f} bytes" for count in counts)
+    return ", then ".join(f"{n} chunks of {length / n:.1f} bytes" if n else "a part of one chunk" for n in counts)
 
 
 def describe_surprisal(passage):

@@ -5,7 +5,7 @@ import re
 import pytest
 from rich.console import Console
 
-from lmlab.report.passages import characters, chunks, chunks_html, level, surprisal_html
+from lmlab.report.passages import characters, chunks, chunks_html, describe_chunks, level, surprisal_html
 from lmlab.report.terminal import print_chunks, print_surprisal, training_progress
 from tests.report.fakes import TEXT, make_passage
 
@@ -74,3 +74,8 @@ def test_progress_prints_a_line_per_tenth_and_resumes(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines] == ["120/200", "140/200", "160/200", "180/200", "200/200"]
     assert "loss 2.000  2.885 bits per byte  51 kB/s" in lines[0] and lines[0].endswith("left")
+
+
+def test_chunks_are_counted():
+    passage = {"bytes": list(b"0123456789"), "stages": [[1, 0, 0, 1, 0, 0, 0, 1, 0, 0], [0] * 10]}
+    assert describe_chunks(passage) == "3 chunks of 3.3 bytes, then a part of one chunk"
