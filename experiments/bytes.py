@@ -71,7 +71,10 @@ SETUPS = {
 # The best of five by `lmlab sweep`, where it is not the setup's.
 LEARNING_RATE = {
     "smoke": {},
-    "small": {"bpe_transformer": 4e-3, "megabyte_6": 4e-3, "toucan": 4e-3, "hat": 2.5e-2, "hnet_space": 2.5e-2},
+    "small": {
+        **dict.fromkeys(("bpe_transformer", "megabyte_6", "toucan"), 4e-3),
+        **dict.fromkeys(("hat", "hnet_space", "hnet_1stage"), 2.5e-2),
+    },
     "mid": {},
 }
 
