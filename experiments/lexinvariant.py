@@ -45,10 +45,11 @@ PAPER = Paper(
 
 SETUPS = {
     "smoke": Setup(StandardLibrary(2_000_000), 100_000, 2048, 512, 0, 3e-3, 10_000),
-    "small": Setup(StandardLibrary(validation=0.005, test=0.03), 2_000_000, 8192, 1024, 0, 3e-3, 200_000),
+    "small": Setup(StandardLibrary(validation=0.005, test=0.03), 4_000_000, 8192, 512, 0, 3e-3, 100_000),
     "paper": Setup(StandardLibrary(), 250_000 * 64 * 512, 64 * 512, 512, 0, 3e-4, 1_000_000, "bfloat16"),
 }
-SHAPES = {"smoke": (2, 64, 96, 2), "small": (4, 96, 256, 4), "paper": (12, 1024, 2736, 8)}  # layers, width, MLP, heads
+# Layers, width, MLP, heads: these are wide, as what tells random vectors apart is how many numbers a head compares.
+SHAPES = {"smoke": (2, 64, 96, 2), "small": (2, 128, 256, 2), "paper": (12, 1024, 2736, 8)}
 
 QUESTIONS = {"smoke": 50, "small": 500, "paper": 1000}  # of each kind
 PROBE_STEPS = {"smoke": 200, "small": 2000, "paper": 10_000}
@@ -72,7 +73,7 @@ def sharing(share):
 class Counting(Study):
     """`counted_nats` of the excerpts that the models are asked for."""
 
-    length: int = 1024  # of the models' rows
+    length: int = 512  # of the models' rows
     max_bytes: int = 200_000
 
     def check(self):
