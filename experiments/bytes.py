@@ -73,7 +73,7 @@ LEARNING_RATE = {
     "smoke": {},
     "small": {
         **dict.fromkeys(("bpe_transformer", "megabyte_6", "toucan"), 4e-3),
-        **dict.fromkeys(("hat", "hnet_space", "hnet_1stage"), 2.5e-2),
+        **dict.fromkeys(("hat", "hnet_space"), 2.5e-2),
     },
     "mid": {},
 }
